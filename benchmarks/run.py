@@ -1,4 +1,4 @@
-"""Run every benchmark module and print one table: our figure, the peer's in the same run, the ratio.
+"""Run every benchmark module and print one table: our figure, the peer's, the ratio.
 
 Usage: python benchmarks/run.py [NAME ...]   (names without ``bench_``; all by default)
 """

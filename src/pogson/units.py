@@ -258,7 +258,7 @@ def flux_to_magnitude(flux: Any, flux_err: Any = None) -> Any:
     array([31.4,  7.5,  nan])
     """
     f = strip_unit(flux, u.nJy, "flux")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         mag = np.where(f > 0, NJY_AB_MAGNITUDE - 2.5 * np.log10(np.where(f > 0, f, 1.0)), np.nan)
         if flux_err is None:
             return _plain(mag)

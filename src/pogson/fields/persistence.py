@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
+from pogson.atomic import atomic_path
 from pogson.errors import FileFormatError, PogsonError, PogsonTypeError, PogsonValueError, choices
 from pogson.fields.base import SCHEMA, SCHEMA_VERSION, Field
 from pogson.fields.box import Box
@@ -116,7 +116,10 @@ def _from_dict(description: Any, depth: int) -> Field:
     kind = description.get("kind")
     cls = _KINDS.get(kind) if isinstance(kind, str) else None
     if cls is None:
-        raise FileFormatError(f"Unknown kind of field {kind!r}; allowed: {choices(_KINDS)}.")
+        raise FileFormatError(
+            f"Unknown kind of field {kind!r}; allowed: {choices(_KINDS)}. A kind from elsewhere is "
+            "known once the module that registers it is imported."
+        )
     box, unit = _box(description.get("box")), _unit(description.get("unit"))
     parameters = {str(k): _parameter(v, depth) for k, v in description.items() if k not in _HEADER}
     field = cls._from_parameters(box, unit, parameters)
@@ -195,17 +198,8 @@ def write_field(field: Field, path: str | os.PathLike[str], *, overwrite: bool =
     if target.exists() and not overwrite:
         raise FileFormatError(f"{target} exists; pass overwrite=True to replace it.")
     data = encode(field, target)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise FileFormatError(f"{target} cannot be written: {error}") from error
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
 
 
 def read_field(path: str | os.PathLike[str]) -> Field:

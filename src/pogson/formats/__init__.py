@@ -1,0 +1,108 @@
+"""Files: exposures, catalogues, PSFs and calibrations of many projects, read into typed objects.
+
+Everything is imported on first use, so that ``import pogson`` and the command line stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pogson.formats.catalogs import read_catalog, write_catalog
+    from pogson.formats.exposures import read_exposure, sniff_instrument, write_exposure
+    from pogson.formats.inspection import Inspection, inspect_file
+    from pogson.formats.instruments import (
+        InstrumentPreset,
+        available_instruments,
+        load_instrument,
+    )
+    from pogson.formats.lsst_background import read_lsst_background, read_lsst_background_layers
+    from pogson.formats.lsst_catalogs import (
+        read_lsst_catalog,
+        read_lsst_reference_catalog,
+        read_lsst_visit_summary,
+    )
+    from pogson.formats.lsst_fields import (
+        read_lsst_field,
+        read_lsst_photo_calib,
+        read_lsst_photo_calib_parts,
+        read_meas_mosaic_fcr,
+    )
+    from pogson.formats.lsst_sky import read_lsst_sky_map
+    from pogson.formats.piff import read_piff
+    from pogson.formats.psf_files import find_psf_file, read_psf
+    from pogson.formats.psfex import read_psfex, write_psfex
+    from pogson.formats.reference import ReferenceCatalog, read_reference_catalog
+
+_WHERE = {
+    "read_catalog": "catalogs",
+    "write_catalog": "catalogs",
+    "read_exposure": "exposures",
+    "sniff_instrument": "exposures",
+    "write_exposure": "exposures",
+    "Inspection": "inspection",
+    "inspect_file": "inspection",
+    "InstrumentPreset": "instruments",
+    "available_instruments": "instruments",
+    "load_instrument": "instruments",
+    "find_psf_file": "psf_files",
+    "read_psf": "psf_files",
+    "ReferenceCatalog": "reference",
+    "read_reference_catalog": "reference",
+    "read_lsst_background": "lsst_background",
+    "read_lsst_background_layers": "lsst_background",
+    "read_lsst_catalog": "lsst_catalogs",
+    "read_lsst_reference_catalog": "lsst_catalogs",
+    "read_lsst_visit_summary": "lsst_catalogs",
+    "read_lsst_field": "lsst_fields",
+    "read_lsst_photo_calib": "lsst_fields",
+    "read_lsst_photo_calib_parts": "lsst_fields",
+    "read_meas_mosaic_fcr": "lsst_fields",
+    "read_lsst_sky_map": "lsst_sky",
+    "read_psfex": "psfex",
+    "write_psfex": "psfex",
+    "read_piff": "piff",
+}
+
+__all__ = [
+    "Inspection",
+    "InstrumentPreset",
+    "ReferenceCatalog",
+    "available_instruments",
+    "find_psf_file",
+    "inspect_file",
+    "load_instrument",
+    "read_catalog",
+    "read_exposure",
+    "read_lsst_background",
+    "read_lsst_background_layers",
+    "read_lsst_catalog",
+    "read_lsst_field",
+    "read_lsst_photo_calib",
+    "read_lsst_photo_calib_parts",
+    "read_lsst_reference_catalog",
+    "read_lsst_sky_map",
+    "read_lsst_visit_summary",
+    "read_meas_mosaic_fcr",
+    "read_piff",
+    "read_psf",
+    "read_psfex",
+    "read_reference_catalog",
+    "sniff_instrument",
+    "write_catalog",
+    "write_exposure",
+    "write_psfex",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,52 @@
+"""Images and photometry on them: exposures, backgrounds, detection, apertures, PSF fluxes."""
+
+from __future__ import annotations
+
+from pogson.images.aperture_correction import ApertureCorrection, fit_aperture_correction
+from pogson.images.apertures import LocalAnnulus, measure_sources
+from pogson.images.background import (
+    Background,
+    background_subtracted_image,
+    estimate_background,
+)
+from pogson.images.detection import detect
+from pogson.images.exposure import Exposure
+from pogson.images.flags import FLAG_DOCS, SourceFlag, count_flags, describe_flags
+from pogson.images.growth import CurveOfGrowth, curve_of_growth
+from pogson.images.mask import BAD_FOR_BACKGROUND, BAD_FOR_PHOTOMETRY, MASK_DOCS, MaskBits
+from pogson.images.mask_flags import mask_flags
+from pogson.images.psf_fluxes import psf_flux
+from pogson.images.variance import (
+    VarianceEstimate,
+    estimate_gain,
+    estimate_variance,
+    resolve_gain,
+)
+
+__all__ = [
+    "BAD_FOR_BACKGROUND",
+    "BAD_FOR_PHOTOMETRY",
+    "FLAG_DOCS",
+    "MASK_DOCS",
+    "ApertureCorrection",
+    "Background",
+    "CurveOfGrowth",
+    "Exposure",
+    "LocalAnnulus",
+    "MaskBits",
+    "SourceFlag",
+    "VarianceEstimate",
+    "background_subtracted_image",
+    "count_flags",
+    "curve_of_growth",
+    "describe_flags",
+    "detect",
+    "estimate_background",
+    "estimate_gain",
+    "estimate_variance",
+    "fit_aperture_correction",
+    "mask_flags",
+    "measure_sources",
+    "psf_flux",
+    "resolve_gain",
+]

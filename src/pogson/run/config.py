@@ -1,0 +1,345 @@
+"""The survey configuration: a TOML file, checked, with messages that name the line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from pogson.errors import ConfigError
+from pogson.run.config_messages import config_error
+
+__all__ = [
+    "InputsConfig",
+    "MeasureConfig",
+    "OutputConfig",
+    "ReferenceConfig",
+    "ReportConfig",
+    "RunConfig",
+    "SurveyConfig",
+    "TruthConfig",
+    "ZeroPointConfig",
+    "load_config",
+]
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
+
+
+TextList = Annotated[list[str], BeforeValidator(_one_or_many)]
+NameList = Annotated[list[str | int], BeforeValidator(_one_or_many)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SurveyConfig(_Section):
+    """``[survey]``: what the run is called and where its files go.
+
+    Examples
+    --------
+    >>> SurveyConfig(name="my field").output
+    'pogson-output'
+    """
+
+    name: str = "survey"
+    output: str = "pogson-output"
+
+
+class InputsConfig(_Section):
+    """``[inputs]``: the exposures and the files that belong to each.
+
+    ``psf``, ``weight`` and ``mask`` are patterns: ``{stem}`` is the name of the exposure file
+    without its last suffix, ``{root}`` the name up to its first dot, ``{detector}`` the detector;
+    ``*`` and ``**`` work as in a shell.
+
+    Examples
+    --------
+    >>> InputsConfig(exposures="night1/*.fits").exposures
+    ['night1/*.fits']
+    """
+
+    exposures: TextList = Field(min_length=1)
+    instrument: str | None = None
+    detectors: NameList | None = None
+    psf: str | None = None
+    weight: str | None = None
+    mask: str | None = None
+    gain: PositiveFloat | None = None
+
+
+class ReferenceConfig(_Section):
+    """``[reference]``: the catalogue of known fluxes, and how its bands map on ours.
+
+    ``bands`` maps a band of the exposures to the band of the catalogue; ``color`` names the two
+    catalogue bands whose magnitude difference is the colour.
+
+    Examples
+    --------
+    >>> ReferenceConfig(catalog="gaia.fits").match_radius
+    1.0
+    """
+
+    catalog: TextList = Field(min_length=1)
+    format: Literal["auto", "table", "gaia-chunk"] = "auto"
+    bands: dict[str, str] = Field(default_factory=dict)
+    color: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    color_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    transformation: str | None = None
+    match_radius: PositiveFloat = 1.0
+    isolation: float = Field(default=0.0, ge=0.0)
+    magnitude_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+
+
+class MeasureConfig(_Section):
+    """``[measure]``: how sources are found and measured; lengths in arcsec.
+
+    Examples
+    --------
+    >>> MeasureConfig().calibration_aperture
+    3.0
+    """
+
+    mode: Literal["detect", "forced"] = "detect"
+    positions: str | None = None
+    threshold: PositiveFloat = 5.0
+    min_area: PositiveInt = 5
+    apertures: list[PositiveFloat] = Field(default=[1.0, 1.5, 2.0, 3.0, 4.0, 5.0], min_length=1)
+    calibration_aperture: PositiveFloat = 3.0
+    operator: str = "exact"
+    background: Literal["estimate", "local", "none"] = "estimate"
+    background_mesh: PositiveInt = 128
+    background_filter: PositiveInt = 3
+    background_annulus: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [
+        6.0,
+        9.0,
+    ]
+    measure: Literal["auto", "fluence", "surface_brightness"] = "auto"
+    reference_pixel_area: PositiveFloat | None = None
+    total: Literal["auto", "psf", "growth", "none"] = "auto"
+    psf_flux: bool = True
+
+    @model_validator(mode="after")
+    def _calibration_aperture_is_measured(self) -> MeasureConfig:
+        if self.mode == "detect" and not any(
+            abs(r - self.calibration_aperture) < 1e-9 for r in self.apertures
+        ):
+            raise ValueError(
+                f"calibration_aperture = {self.calibration_aperture} must be one of apertures = "
+                f"{self.apertures}"
+            )
+        return self
+
+
+class ZeroPointConfig(_Section):
+    """``[zero_point]``: where zero points come from, and the model that is fitted.
+
+    ``source = "fit"`` fits reference stars; ``"table"`` reads a table with a zero point per
+    exposure; ``"header"`` takes the calibration that the exposure's own file declares.
+
+    Examples
+    --------
+    >>> ZeroPointConfig().order
+    0
+    """
+
+    source: Literal["fit", "table", "header"] = "fit"
+    order: int = Field(default=0, ge=0, le=8)
+    color_term: Literal["none", "fit", "fixed"] = "none"
+    color_term_value: float | None = None
+    color_pivot: float = 0.0
+    min_stars: PositiveInt = 3
+    clip: PositiveFloat = 4.0
+    min_snr: PositiveFloat = 10.0
+    table: str | None = None
+    table_format: Literal["auto", "survey-ccds", "plain"] = "auto"
+    table_column: str = "zero_point"
+    per: Literal["second", "exposure"] = "second"
+    header_convention: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ZeroPointConfig:
+        if self.source == "table" and self.table is None:
+            raise ValueError("source = 'table' needs the key table = 'path of the table'")
+        if self.color_term == "fixed" and self.color_term_value is None:
+            raise ValueError("color_term = 'fixed' needs the key color_term_value = (mag per mag)")
+        return self
+
+
+class OutputConfig(_Section):
+    """``[output]``: which files are written and in what format.
+
+    Examples
+    --------
+    >>> OutputConfig(catalog="ecsv").images
+    True
+    """
+
+    catalog: Literal["parquet", "ecsv", "fits", "votable"] = "parquet"
+    images: bool = True
+    background_subtracted: bool = True
+
+
+class ReportConfig(_Section):
+    """``[report]``: the HTML report.
+
+    Examples
+    --------
+    >>> ReportConfig().enabled
+    True
+    """
+
+    enabled: bool = True
+    title: str | None = None
+    repeatability_radius: PositiveFloat = 1.0
+
+
+class TruthConfig(_Section):
+    """``[truth]``: known fluxes, for simulated data; the report shows them beside the result.
+
+    Examples
+    --------
+    >>> TruthConfig(catalog="truth.parquet").match_radius
+    0.5
+    """
+
+    catalog: str
+    bands: dict[str, str] = Field(default_factory=dict)
+    match_radius: PositiveFloat = 0.5
+
+
+class RunConfig(_Section):
+    """A whole survey configuration; see `load_config`.
+
+    Examples
+    --------
+    >>> config = RunConfig(inputs={"exposures": ["a.fits"]}, zero_point={"source": "header"})
+    >>> config.measure.threshold
+    5.0
+    """
+
+    survey: SurveyConfig = Field(default_factory=SurveyConfig)
+    inputs: InputsConfig
+    reference: ReferenceConfig | None = None
+    measure: MeasureConfig = Field(default_factory=MeasureConfig)
+    zero_point: ZeroPointConfig = Field(default_factory=ZeroPointConfig)
+    output: OutputConfig = Field(default_factory=OutputConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    truth: TruthConfig | None = None
+    folder: Path = Field(default=Path(), exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _has_zero_points(self) -> RunConfig:
+        if self.zero_point.source == "fit" and self.reference is None:
+            raise ValueError(
+                "zero points are fitted to a reference catalogue: add a section [reference] with "
+                "catalog = ..., or set zero_point.source to 'table' or 'header'"
+            )
+        return self
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder of the results; a relative one is taken from the folder of the TOML file."""
+        return self.folder / self.survey.output
+
+    def path(self, text: str) -> Path:
+        """Return a path of the configuration, relative ones from the folder of the TOML file."""
+        return self.folder / text
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, output: str | Path | None = None
+) -> RunConfig:
+    r"""Read and check a survey configuration.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        TOML file.
+    overrides : sequence of str, optional
+        ``"section.key=value"`` texts that replace values of the file; the value is TOML, or a
+        bare word.
+    output : str or pathlib.Path, optional
+        Replaces ``survey.output``; relative to the current folder.
+
+    Returns
+    -------
+    RunConfig
+        Immutable.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the line, the key, the value, what is allowed and a likely spelling.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "survey.toml"
+    >>> _ = file.write_text('[inputs]\nexposures = "*.fits"\n[zero_point]\nsource = "header"\n')
+    >>> load_config(file, ["measure.threshold=3"]).measure.threshold
+    3.0
+    >>> _ = file.write_text('[inputs]\nexposure = "*.fits"\n')
+    >>> load_config(file)
+    Traceback (most recent call last):
+      ...
+    pogson.errors.ConfigError: ...
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {str(file)!r}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the configuration {str(file)!r}: {error}.") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}.") from None
+    if "folder" in raw:  # an internal field, not a key of the file
+        raise ConfigError(f"{file}: unknown key 'folder' at the top; keys belong in sections.")
+    overridden = {_apply_override(raw, item) for item in overrides}
+    if output is not None:
+        _section(raw, ("survey",), f"--output {output}")["output"] = str(Path(output).absolute())
+    try:
+        return RunConfig.model_validate({**raw, "folder": file.absolute().parent})
+    except ValidationError as error:
+        raise config_error(error, file, text, overridden, RunConfig) from None
+
+
+def _section(raw: dict[str, Any], path: tuple[str, ...], said: str) -> dict[str, Any]:
+    here = raw
+    for part in path:
+        here = here.setdefault(part, {})
+        if not isinstance(here, dict):
+            raise ConfigError(f"{said}: {part!r} is a value, not a section.")
+    return here
+
+
+def _apply_override(raw: dict[str, Any], item: str) -> tuple[str, ...]:
+    key, equals, text = item.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or len(path) < 2 or not all(path):
+        raise ConfigError(
+            f"--set {item!r} must be written section.key=value, such as measure.threshold=3."
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word: no need to quote twice in a shell
+    _section(raw, path[:-1], f"--set {item!r}")[path[-1]] = value
+    return path

@@ -1,0 +1,93 @@
+"""The demo: a simulated survey, the main job on its files, truth beside the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pogson.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pogson.run.pipeline import Listener, RunResult
+
+__all__ = ["run_demo"]
+
+_STAMP = "simulation.json"
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    size: int = 1024,
+    seed: int = 20260101,
+    listener: Listener | None = None,
+) -> RunResult:
+    """Simulate the demo survey into a folder and calibrate it.
+
+    A simulation of the same model and seed that is there already is used again.
+
+    Parameters
+    ----------
+    folder : path-like
+        Simulated files go to ``folder/survey``, results to ``folder/results``.
+    workers : int, optional
+        Number of processes; default all cores.
+    scheduler : str, optional
+        Address of a Dask scheduler for the calibration.
+    size : int, optional
+        Pixels of a detector's side.
+    seed : int, optional
+        Seed of every random stream.
+    listener : object, optional
+        Progress display; see `pogson.run.run_survey`.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds files of something else.
+    """
+    from pogson.parallel import usable_cores
+    from pogson.run.config import load_config
+    from pogson.run.pipeline import run_survey
+
+    root = Path(folder)
+    if root.is_dir() and any(root.iterdir()) and not (root / "survey").is_dir():
+        raise ConfigError(
+            f"{root} holds other files; give 'pogson demo' an empty or new folder with --output."
+        )
+    config_file = _simulated(root / "survey", size, seed, workers or usable_cores(), listener)
+    config = load_config(config_file, output=root / "results")
+    return run_survey(config, workers=workers, scheduler=scheduler, listener=listener)
+
+
+def _simulated(folder: Path, size: int, seed: int, workers: int, listener: Listener | None) -> Path:
+    """Simulate, unless the same survey is there whole."""
+    import json
+
+    from pogson._version import __version__
+    from pogson.atomic import atomic_write_text
+    from pogson.simulate import demo_model, simulate_survey
+
+    model = demo_model(size)
+    stamp = json.dumps([__version__, seed, model.to_dict()], sort_keys=True, default=str)
+    path = folder / _STAMP
+    config = folder / "survey.toml"
+    if path.exists() and config.exists() and path.read_text(encoding="utf-8") == stamp:
+        return config
+    path.unlink(missing_ok=True)
+
+    def progress(done: int, total: int) -> None:
+        if listener is not None:
+            listener.advance(f"exposure {done} of {total}", None)
+
+    if listener is not None:
+        listener.begin("simulate", model.n_visits)
+    made: Any = simulate_survey(model, folder, rng_seed=seed, progress=progress, workers=workers)
+    atomic_write_text(path, stamp)
+    return Path(made.config)

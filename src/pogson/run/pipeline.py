@@ -1,0 +1,510 @@
+"""The whole run: plan, three stages of parallel tasks, numbers across exposures, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pogson.errors import ConfigError, PogsonError
+from pogson.parallel import TaskResult, get_executor, map_tasks
+from pogson.run.calibrating import CalibrateJob, calibrate_exposure
+from pogson.run.config import RunConfig
+from pogson.run.measuring import MeasureJob, measure_exposure
+from pogson.run.plan import ExposureTask, plan_exposures
+from pogson.run.resume import TaskState, fingerprint
+from pogson.run.zeroing import ZeroPointJob, find_zero_point, reference_files
+
+__all__ = ["Failure", "RunResult", "describe_plan", "run_survey"]
+
+_log = logging.getLogger("pogson.run")
+_SUFFIX = {"parquet": ".parquet", "ecsv": ".ecsv", "fits": ".fits", "votable": ".vot"}
+_MEANT_FOR_ALL = ("ConfigError",)  # wrong for every exposure alike: stop at once
+
+
+class Listener(Protocol):
+    """What a progress display offers; see `pogson.cli.run.ProgressBars`."""
+
+    def begin(self, stage: str, total: int, reused: int = 0) -> None:
+        """Start a stage."""
+
+    def advance(self, key: str, reason: str | None) -> None:
+        """One task ended; ``reason`` says why it failed."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exposure that could not be calibrated.
+
+    Parameters
+    ----------
+    key : str
+        The exposure.
+    stage : str
+        Where it failed.
+    reason : str
+        Why.
+
+    Examples
+    --------
+    >>> Failure("v1-N1", "measure", "all pixels are masked").stage
+    'measure'
+    """
+
+    key: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Folder of the results.
+    n_done : int
+        Exposures calibrated.
+    n_computed : int
+        Tasks computed now; the others were up to date.
+    failures : tuple of Failure
+        Exposures that failed.
+    summary : dict
+        What ``summary.json`` holds.
+    headlines : tuple of str
+        The result in a few sentences.
+    report : pathlib.Path or None
+        The HTML report.
+    """
+
+    folder: Path
+    n_done: int
+    n_computed: int
+    failures: tuple[Failure, ...]
+    summary: dict[str, Any]
+    headlines: tuple[str, ...]
+    report: Path | None
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where the files of a task are."""
+
+    root: Path
+    key: str
+    catalog_suffix: str
+
+    def stage(self, stage: str, suffix: str) -> str:
+        return str(self.root / "stages" / stage / f"{self.key}{suffix}")
+
+    @property
+    def catalog(self) -> str:
+        return str(self.root / "catalogs" / f"{self.key}{self.catalog_suffix}")
+
+    @property
+    def image(self) -> str:
+        return str(self.root / "images" / f"{self.key}.fits")
+
+
+@dataclass
+class _Item:
+    """One task of one stage."""
+
+    key: str
+    job: Any
+    fingerprint: str
+    outputs: tuple[str, ...]
+
+
+@dataclass
+class _Run:
+    """State of a run while it runs."""
+
+    config: RunConfig
+    tasks: list[ExposureTask]
+    executor: Any
+    listener: Listener | None
+    prints: dict[tuple[str, str], str] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    n_computed: int = 0
+
+    @property
+    def root(self) -> Path:
+        return self.config.output_folder
+
+    def files(self, key: str) -> _Files:
+        return _Files(self.root, key, _SUFFIX[self.config.output.catalog])
+
+    def alive(self) -> list[ExposureTask]:
+        return [t for t in self.tasks if t.key not in self.failures]
+
+    def stage(self, name: str, function: Callable[[Any], Any], items: list[_Item]) -> None:
+        """Run a stage's tasks that are not up to date; record failures."""
+        folder = self.root / "stages" / name
+        todo = []
+        for item in items:
+            self.prints[name, item.key] = item.fingerprint
+            if not TaskState(folder, item.key).is_current(item.fingerprint):
+                todo.append(item)
+        if self.listener is not None:
+            self.listener.begin(name, len(items), len(items) - len(todo))
+        _log.info("%s: %d tasks, %d up to date", name, len(items), len(items) - len(todo))
+        for item in todo:
+            TaskState(folder, item.key).begin()
+
+        def done(result: TaskResult) -> None:
+            self._done(name, todo[result.index], result)
+
+        map_tasks(function, [i.job for i in todo], executor=self.executor, progress=done)
+
+    def _done(self, stage: str, item: _Item, result: TaskResult) -> None:
+        self.n_computed += 1
+        reason = None
+        if result.error is None:
+            TaskState(self.root / "stages" / stage, item.key).finish(item.fingerprint, item.outputs)
+            _log.info("%s %s: done in %.2f s %s", stage, item.key, result.seconds, result.value)
+        else:
+            if result.error.kind in _MEANT_FOR_ALL:
+                raise ConfigError(result.error.message)
+            reason = result.error.message
+            if not result.error.expected:
+                reason = f"{result.error.kind}: {reason} (unexpected; traceback in run.log)"
+            for output in item.outputs:
+                Path(output).unlink(missing_ok=True)
+            for later in ("zero_point", "calibrate"):  # results of inputs that are no more
+                TaskState(self.root / "stages" / later, item.key).begin()
+            self.failures[item.key] = Failure(item.key, stage, reason)
+            _log.error("%s %s failed: %s\n%s", stage, item.key, reason, result.error.traceback)
+        if self.listener is not None:
+            self.listener.advance(item.key, reason)
+
+
+def describe_plan(config: RunConfig) -> list[str]:
+    """Return what a run would do, in lines; nothing is written.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The configuration.
+
+    Returns
+    -------
+    list of str
+        One line for the run and one for each exposure.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration or a file that it names is wrong.
+    """
+    tasks = plan_exposures(config)
+    _check_given_files(config)
+    lines = [
+        f"{config.survey.name}: {len(tasks)} exposures into {config.output_folder}; zero points "
+        f"from {config.zero_point.source}"
+    ]
+    for task in tasks:
+        extra = [f"detector {task.detector}"] if task.detector is not None else []
+        extra += [f"PSF {Path(task.psf).name}"] if task.psf else []
+        lines.append(f"  {task.key}: {task.path}" + (f" ({', '.join(extra)})" if extra else ""))
+    return lines
+
+
+def _check_given_files(config: RunConfig) -> None:
+    """Check, before any work, that files used by every exposure are there."""
+    if config.zero_point.source == "fit":
+        reference_files(config)
+    for section, key, value in (
+        ("zero_point", "table", config.zero_point.table),
+        ("measure", "positions", config.measure.positions),
+        ("truth", "catalog", None if config.truth is None else config.truth.catalog),
+    ):
+        if value is not None and value != "deepest" and not config.path(value).exists():
+            raise ConfigError(f"[{section}] {key}: there is no file {str(config.path(value))!r}.")
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keep two runs from writing into one folder."""
+    import fcntl
+
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"Another run is writing into {root}; wait for it, or choose another --output."
+            ) from None
+        yield
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = _log.level
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(level)
+        handler.close()
+
+
+def run_survey(
+    config: RunConfig,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    kind: Any = None,
+    listener: Listener | None = None,
+) -> RunResult:
+    """Calibrate a survey: measure, zero points, catalogues and images, report.
+
+    Tasks that are up to date are not repeated; a failure of one exposure is recorded and the
+    others go on.
+
+    Parameters
+    ----------
+    config : RunConfig
+        From `pogson.run.load_config`.
+    workers : int, optional
+        Number of processes; default all cores.
+    scheduler : str, optional
+        Address of a Dask scheduler.
+    kind : {'serial', 'threads', 'processes', 'dask'}, optional
+        Where tasks run; see `pogson.parallel.get_executor`.
+    listener : object, optional
+        Progress display with the methods ``begin(stage, total, reused)`` and
+        ``advance(key, reason)``.
+
+    Returns
+    -------
+    RunResult
+        With the failures of single exposures.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration, or a file that all exposures need, is wrong.
+    """
+    tasks = plan_exposures(config)
+    _check_given_files(config)
+    if config.zero_point.source == "fit":
+        _check_reference(config)
+    root = config.output_folder
+    with _locked(root), _logging_to(root / "run.log"):
+        _log.info("run %s: %d exposures", config.survey.name, len(tasks))
+        with get_executor(workers, kind=kind, scheduler=scheduler) as executor:
+            run = _Run(config, tasks, executor, listener)
+            _run_stages(run)
+        return _finish(run)
+
+
+def _check_reference(config: RunConfig) -> None:
+    """Read the reference catalogue once before the work, so that its faults show at once."""
+    from pogson.run.zeroing import load_reference
+
+    catalog = load_reference(config)
+    assert config.reference is not None
+    if config.reference.color is not None:
+        catalog.require(config.reference.color)
+    catalog.require(config.reference.bands.values())
+
+
+def _run_stages(run: _Run) -> None:
+    area = _reference_area(run)
+    positions = _positions(run, area)
+    settings = run.config.model_dump(mode="json")
+    upstream = [] if positions is None else [fingerprint(files=[positions])]
+    items = []
+    for task in run.tasks:
+        files = run.files(task.key)
+        table, record = files.stage("measure", ".parquet"), files.stage("measure", ".json")
+        mark = fingerprint(
+            files=task.files,
+            settings=[settings["inputs"], settings["measure"], task.detector, area],
+            upstream=upstream,
+        )
+        job = MeasureJob(run.config, task, area, table, record, positions)
+        items.append(_Item(task.key, job, mark, (table, record)))
+    run.stage("measure", measure_exposure, items)
+    _zero_point_stage(run, settings)
+    _calibrate_stage(run, settings, area)
+
+
+def _zero_point_stage(run: _Run, settings: dict[str, Any]) -> None:
+    shared: list[str | Path] = []
+    if run.config.zero_point.source == "fit":
+        shared += reference_files(run.config)
+    if run.config.zero_point.table is not None:
+        shared.append(run.config.path(run.config.zero_point.table))
+    items = []
+    for task in run.alive():
+        files = run.files(task.key)
+        outputs = (files.stage("zero_point", ".parquet"), files.stage("zero_point", ".json"))
+        mark = fingerprint(
+            files=shared,
+            settings=[settings["reference"], settings["zero_point"]],
+            upstream=[run.prints["measure", task.key]],
+        )
+        job = ZeroPointJob(
+            run.config, task, files.stage("measure", ".parquet"), files.stage("measure", ".json"),
+            outputs[0], outputs[1],
+        )  # fmt: skip
+        items.append(_Item(task.key, job, mark, outputs))
+    run.stage("zero_point", find_zero_point, items)
+
+
+def _calibrate_stage(run: _Run, settings: dict[str, Any], area: float | None) -> None:
+    items = []
+    for task in run.alive():
+        files = run.files(task.key)
+        image = files.image if run.config.output.images else None
+        mark = fingerprint(
+            settings=settings["output"], upstream=[run.prints["zero_point", task.key]]
+        )
+        job = CalibrateJob(
+            run.config, task, area, files.stage("measure", ".parquet"),
+            files.stage("measure", ".json"), files.stage("zero_point", ".json"), files.catalog,
+            image,
+        )  # fmt: skip
+        outputs = (files.catalog,) if image is None else (files.catalog, image)
+        items.append(_Item(task.key, job, mark, outputs))
+    run.stage("calibrate", calibrate_exposure, items)
+
+
+def _central_area(job: tuple[RunConfig, ExposureTask]) -> tuple[float | None, float]:
+    """Return the preset's reference pixel area, or the area at the centre of the image."""
+    from pogson.formats.exposures import sniff_instrument
+    from pogson.formats.fits_access import find_image_hdu, merged_header, open_fits
+    from pogson.formats.instruments import load_instrument
+    from pogson.run.plan import instrument_argument
+    from pogson.sky import FitsSkyMap
+
+    config, task = job
+    preset = load_instrument(instrument_argument(config) or sniff_instrument(task.path))
+    if preset.pixel_area is not None or preset.name == "native":
+        return preset.pixel_area, float("nan")
+    with open_fits(task.path) as hdus:
+        hdu = hdus[find_image_hdu(hdus, Path(task.path), task.detector)]
+        header = merged_header(hdus, hdu)
+        ny, nx = hdu.shape
+    sky = FitsSkyMap.from_header(header)
+    return None, float(sky.pixel_area(x=0.5 * (nx - 1), y=0.5 * (ny - 1)))
+
+
+def _reference_area(run: _Run) -> float | None:
+    """Return one reference pixel area for the whole survey; None: the presets say it.
+
+    Rounded to four digits, so that one more exposure does not change (and recompute) all others.
+    """
+    given = run.config.measure.reference_pixel_area
+    if given is not None:
+        return given
+    results = map_tasks(_central_area, [(run.config, t) for t in run.tasks])
+    known = [r.value for r in results if r.ok]
+    areas = np.array([area for preset, area in known if preset is None], float)
+    areas = areas[np.isfinite(areas)]
+    return float(f"{np.median(areas):.4g}") if areas.size else None
+
+
+def _positions(run: _Run, area: float | None) -> str | None:
+    """Return the table of positions to force; made from the deepest image if none is given."""
+    settings = run.config.measure
+    if settings.mode == "detect":
+        return None
+    if settings.positions not in (None, "deepest"):
+        return str(run.config.path(str(settings.positions)))
+    # Detect in every exposure; the deepest is the one that finds most.
+    config = run.config.model_copy(
+        update={"measure": settings.model_copy(update={"mode": "detect", "psf_flux": False})}
+    )
+    items = []
+    for task in run.tasks:
+        files = run.files(task.key)
+        outputs = (files.stage("detect", ".parquet"), files.stage("detect", ".json"))
+        mark = fingerprint(
+            files=task.files,
+            settings=[config.inputs.model_dump(mode="json"),
+                      config.measure.model_dump(mode="json"), task.detector, area],
+        )  # fmt: skip
+        items.append(_Item(task.key, MeasureJob(config, task, area, *outputs), mark, outputs))
+    run.stage("detect", measure_exposure, items)
+    return _deepest(run)
+
+
+def _deepest(run: _Run) -> str:
+    """Write the positions found in the exposure with the most detections, and their origin."""
+    from pogson.formats import read_catalog, write_catalog
+    from pogson.images import SourceFlag
+
+    best: tuple[float, str] | None = None
+    for task in run.alive():
+        found = read_catalog(run.files(task.key).stage("detect", ".parquet"))
+        column = next(c for c in found.colnames if c.startswith("flux_") and c.endswith("_exact"))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            snr = np.asarray(found[column], float) / np.asarray(found[f"{column}_err"], float)
+        good = np.isfinite(snr)
+        score = float(np.sqrt(np.sum(np.maximum(snr[good], 0.0) ** 2)))
+        score += 1e6 * good.sum()
+        if best is None or score > best[0]:
+            best = (score, task.key)
+    if best is None:
+        raise PogsonError(
+            "No exposure could be searched for sources: "
+            + " ".join(f.reason for f in run.failures.values())
+        )
+    table = read_catalog(run.files(best[1]).stage("detect", ".parquet"))
+    outside = (np.asarray(table["flags"]) & int(SourceFlag.EDGE)) != 0
+    kept = table[~outside] if (~outside).any() else table
+    path = run.root / "positions.ecsv"
+    out = kept["id", "ra", "dec"]
+    out.meta = {"from": best[1], "left_out_at_the_edge": int(outside.sum())}
+    import filecmp
+    import os
+
+    fresh = path.with_name("positions-new.ecsv")
+    write_catalog(fresh, out)
+    if path.exists() and filecmp.cmp(fresh, path, shallow=False):
+        fresh.unlink()  # unchanged: keep the old file and what was made from it
+    else:
+        os.replace(fresh, path)
+    _log.info("positions of %d sources from %s", len(out), best[1])
+    return str(path)
+
+
+def _finish(run: _Run) -> RunResult:
+    """Write the summary and the report."""
+    from pogson.atomic import atomic_write_text
+    from pogson.run.reporting import report_from_folder
+    from pogson.run.summary import headlines, make_summary
+
+    failures = tuple(run.failures[t.key] for t in run.tasks if t.key in run.failures)
+    summary = make_summary(run.config, run.tasks, failures, run.root, run.files)
+    root = run.root
+    text = run.config.model_dump_json(indent=1)
+    atomic_write_text(root / "config.json", text)
+    atomic_write_text(root / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
+    report = None
+    if run.config.report.enabled:
+        if run.listener is not None:
+            run.listener.begin("report", 1)
+        report = report_from_folder(root)
+        if run.listener is not None:
+            run.listener.advance("report", None)
+    _log.info("finished: %d done, %d failed", len(run.alive()), len(failures))
+    return RunResult(
+        root, len(run.alive()), run.n_computed, failures, summary, tuple(headlines(summary)),
+        report,
+    )  # fmt: skip
