@@ -179,7 +179,13 @@ class ChebyshevField(Field):
         return (2.0 * y - (y0 + y1)) / (y1 - y0)
 
     def _evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        xf, yf = x.ravel(), y.ravel()
+        # Matrix products treat the last few columns otherwise (a single one most of all): whole
+        # groups of 8 make the value at a position independent of the positions beside it.
+        size = x.size
+        xf, yf = np.zeros(size + -size % 8), np.zeros(size + -size % 8)
+        xf[:size], yf[:size] = x.ravel(), y.ravel()
+        if size:
+            xf[size:], yf[size:] = xf[size - 1], yf[size - 1]
         out = np.empty(xf.size)
         for start in range(0, xf.size, _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -188,7 +194,7 @@ class ChebyshevField(Field):
             np.einsum("jn,jn->n", ty, self._coefficients @ tx, out=out[part])
         # T_0 is 1 whatever the position, so that an order-0 axis would hide a NaN
         out[np.isnan(xf) | np.isnan(yf)] = np.nan
-        return out.reshape(x.shape)
+        return out[:size].reshape(x.shape)
 
     def _rows(self, x: np.ndarray, y: np.ndarray) -> RowFiller:
         along_x = self._coefficients @ chebyshev_basis(self._scale_x(x), self.order_x)

@@ -181,10 +181,13 @@ class GridField(Field):
         k = _DEGREES[self._interpolation]
         bx = _basis_matrix(x, tx, k)
         along_x = np.ascontiguousarray((bx @ c.T).T)
-        by = _basis_matrix(y, ty, k)
+        by = _design_matrix(y, ty, k)
+        first, last = by.indices[by.indptr[:-1]], by.indices[by.indptr[1:] - 1]
 
         def fill(start: int, stop: int, out: np.ndarray) -> None:
-            out[...] = by[start:stop] @ along_x
+            # A block of rows meets few basis functions: a small dense product, not a sparse one.
+            low, high = int(first[start:stop].min()), int(last[start:stop].max()) + 1
+            np.matmul(by[start:stop, low:high].toarray(), along_x[low:high], out=out)
 
         return fill
 
@@ -304,9 +307,14 @@ def _local_basis(x: np.ndarray, knots: np.ndarray, k: int) -> tuple[np.ndarray, 
     return matrix.data.reshape(shape), matrix.indices.reshape(shape)
 
 
-def _basis_matrix(x: np.ndarray, knots: np.ndarray, k: int) -> Any:
-    """Return the basis at positions: a dense matrix for few nodes, a sparse one for many."""
+def _design_matrix(x: np.ndarray, knots: np.ndarray, k: int) -> Any:
+    """Return the basis at positions as a sparse matrix in rows, column indices ascending."""
     from scipy.interpolate import BSpline
 
-    matrix = BSpline.design_matrix(x, knots, k, extrapolate=True)
+    return BSpline.design_matrix(x, knots, k, extrapolate=True)
+
+
+def _basis_matrix(x: np.ndarray, knots: np.ndarray, k: int) -> Any:
+    """Return the basis at positions: a dense matrix for few nodes, a sparse one for many."""
+    matrix = _design_matrix(x, knots, k)
     return matrix.toarray() if matrix.shape[1] <= _DENSE_NODES else matrix

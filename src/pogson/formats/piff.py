@@ -95,8 +95,8 @@ def read_piff(
     -----
     Samples are ``p = q @ [u^i v^j]`` for i + j up to the order (i outer, j inner), with u, v the
     gnomonic position about the pointing in arcsec, u toward west. The image is the sum of p L3 L3
-    times |J| / scale^2, J the local Jacobian. The Lanczos taps are divided by their sum; GalSim's
-    conserve_dc does the same to 4e-6.
+    times abs(det J) / scale^2, J the local Jacobian. The Lanczos taps are divided by their sum;
+    GalSim's conserve_dc does the same to 4e-6.
     """
     target = Path(path)
     with open_fits(target) as hdus:

@@ -194,7 +194,7 @@ class PSF(ABC):
         return Stamp(image, Box(int(x_min[0]), int(y_min[0]), image.shape[1], image.shape[0]))
 
     def draw_many(
-        self, *, x: Any, y: Any, half_size: int | None = None
+        self, *, x: Any, y: Any, half_size: int | None = None, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw many unit-flux stars on stamps of one size.
 
@@ -204,11 +204,13 @@ class PSF(ABC):
             Positions in pixels (0-based, pixel centres on integers).
         half_size : int, optional
             As in `draw`; by default the largest that any of the positions wants.
+        out : numpy.ndarray, shape (n, m, m), optional
+            Contiguous float64 array to draw into, to save memory from being allocated anew.
 
         Returns
         -------
         stamps : numpy.ndarray, shape (n, m, m)
-            Pixel values, float64, ``m = 2 half_size + 1``.
+            Pixel values, float64, ``m = 2 half_size + 1``; ``out`` where given.
         x_min, y_min : numpy.ndarray of int, shape (n,)
             Pixel coordinates of the first pixel of each stamp.
 
@@ -217,7 +219,8 @@ class PSF(ABC):
         BoundsError
             If a position is outside the box of the PSF.
         PogsonValueError
-            If a position is not finite or the half-size not from 0 to 512.
+            If a position is not finite, the half-size not from 0 to 512, or ``out`` not such an
+            array.
         """
         xs, ys = self._positions(x, y)
         if half_size is None:
@@ -229,7 +232,14 @@ class PSF(ABC):
         half = int(half_size)
         x_min = np.floor(xs + 0.5) - half
         y_min = np.floor(ys + 0.5) - half
-        out = np.zeros((xs.size, 2 * half + 1, 2 * half + 1))
+        shape = (xs.size, 2 * half + 1, 2 * half + 1)
+        if out is None:
+            out = np.empty(shape)
+        elif out.shape != shape or out.dtype != np.float64 or not out.flags.c_contiguous:
+            raise PogsonValueError(
+                f"out must be a contiguous float64 array of shape {shape}, not {out.dtype} of "
+                f"shape {out.shape}."
+            )
         if xs.size:
             self._draw(xs, ys, x_min, y_min, out)
             factor = self._normalization_factor(xs, ys)
