@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 .PHONY: help demo test lint pytest test-slow bench docs clean
 
 help:
-	@echo "make demo       simulate a small survey, calibrate it, write demo/report.html"
+	@echo "make demo       simulate a small survey, calibrate it, write demo/results/report.html"
 	@echo "make test       lint, types, import rules and the quick tests"
 	@echo "make test-slow  the long statistical campaigns"
 	@echo "make bench      our figures beside the peers', in one run"

@@ -202,6 +202,16 @@ def verify(path: str | os.PathLike[str], entry: Dataset) -> None:
     ------
     FileFormatError
         If its size or SHA-256 differs.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "photoCalib-version1.fits"
+    >>> _ = path.write_bytes(b"SIMPLE")
+    >>> verify(path, dataset("hsc/photoCalib-version1.fits"))
+    Traceback (most recent call last):
+    ...
+    pogson.errors.FileFormatError: ... has 6 bytes, but ...
     """
     target = Path(path)
     size = target.stat().st_size
@@ -290,6 +300,13 @@ def fetch(name: str, *, downloader: Any = None) -> list[Path]:
         If the name is unknown or a file cannot be downloaded.
     FileFormatError
         If a downloaded file is not the registered one; it is not kept.
+
+    Examples
+    --------
+    >>> fetch("no-such-thing")
+    Traceback (most recent call last):
+    ...
+    pogson.errors.MissingDataError: ...
     """
     return [_fetch_one(entry, downloader) for entry in find_datasets(name)]
 

@@ -52,6 +52,11 @@ class Measure(StrEnum):
     and coaddition work on it. ``SURFACE_BRIGHTNESS``: light per unit sky area, scaled to a
     reference pixel area A0 (``fluence * A0 / A(x, y)``), as an image flat-fielded on a uniform sky
     is. Backgrounds are estimated on it.
+
+    Examples
+    --------
+    >>> Measure("fluence") is Measure.FLUENCE, str(Measure.SURFACE_BRIGHTNESS)
+    (True, 'surface_brightness')
     """
 
     FLUENCE = "fluence"

@@ -77,6 +77,9 @@ def test_labels() -> None:
     assert FluxReference.aperture(2.5, operator=ApertureOperator.subpixel(5)).slug == (
         "aperture_2p5px_subpixel5"
     )
+    assert FluxReference.aperture(2.5, operator="subpixel5") == FluxReference.aperture(
+        2.5, operator=ApertureOperator.subpixel(5)
+    )
     boxed = FluxReference.total(normalization=PsfNormalization("box", 25))
     assert boxed.label == "total (PSF normalised to box 25)"
     assert boxed.normalization == PsfNormalization("box", 25)
@@ -89,6 +92,7 @@ def test_labels() -> None:
         lambda: FluxReference.aperture(-2),
         lambda: FluxReference.aperture(float("nan")),
         lambda: FluxReference.aperture(3, "world"),
+        lambda: FluxReference.aperture(3, operator="round"),
         lambda: FluxReference.aperture(3, position="nowhere"),
         lambda: FluxReference("total", radius=3.0),  # type: ignore[arg-type]
         lambda: FluxReference("kron"),  # type: ignore[arg-type]

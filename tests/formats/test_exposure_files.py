@@ -198,7 +198,9 @@ def test_weight_of_another_shape(tmp_path):
 def test_negative_weight(tmp_path):
     weight = np.full(SHAPE, 0.01, np.float32)
     weight[3, 3] = -2.0
-    with pytest.raises(FileFormatError, match="1 negative values, the lowest -2"):
+    with pytest.raises(
+        FileFormatError, match="negative at 1 of 600 pixels, the lowest value is -2"
+    ):
         read_exposure(write_decam(tmp_path, weight=weight))
 
 

@@ -172,3 +172,15 @@ def test_round_trip_and_cut(rng):
     np.testing.assert_allclose(
         sky.with_box(part).image("fluence"), sky.image("fluence")[93:153, 95:145], rtol=1e-6
     )
+
+
+def test_repr_is_short_whatever_the_size(rng):
+    image = rng.normal(100.0, 3.0, (400, 600))
+    box = Box(10, 20, 600, 400)
+    areas = ConstantField(box, 1.0)
+    e = Exposure(image, unit="adu", measure="fluence", box=box, area_ratio=areas)
+    text = repr(estimate_background(e, mesh=16))
+    assert text.startswith("<Background: 600 x 400 pixels, x 10 to 609, y 20 to 419; surface ")
+    assert text.endswith("pixel areas known>")
+    assert len(text) < 200
+    assert "<Background" not in repr(e)

@@ -242,23 +242,55 @@ def test_annulus_on_the_sky_and_with_too_few_pixels():
 
 
 # -- variance ---------------------------------------------------------------------------------
+def squared_weight_sums(image, x, y, radius):
+    """Sums of w^2 and w^2 I with weights from 200 x 200 sub-pixels, by numpy alone."""
+    n, half = 200, int(radius) + 2
+    sub = (np.arange((2 * half + 1) * n) + 0.5) / n - 0.5 - half
+    out = []
+    for xc, yc in zip(x, y, strict=True):
+        ix, iy = round(xc), round(yc)
+        inside = (sub + ix - xc)[None, :] ** 2 + (sub + iy - yc)[:, None] ** 2 < radius**2
+        w = inside.reshape(2 * half + 1, n, 2 * half + 1, n).mean(axis=(1, 3))
+        pixels = image[Box(ix - half, iy - half, 2 * half + 1, 2 * half + 1).slices(BOX)]
+        out.append((np.sum(w**2), np.sum(w**2 * pixels)))
+    return np.array(out).T
+
+
+@pytest.mark.parametrize("background", [None, LocalAnnulus(12, 25)])
+@pytest.mark.parametrize("operator", ["exact", "sinc"])
+def test_sky_errors_do_not_know_how_bright_a_star_is(background, operator):
+    """The errors of bright stars, less their photons, are those of an empty sky."""
+    gain, sky = 2.0, (0.0 if background is None else 50.0)
+    references = [FluxReference.aperture(5.0, operator=operator), FluxReference.psf()]
+    errors = []
+    for brightness in (0.0, 1.0, 1e5):
+        e = scene(X, Y, 300.0 * brightness, sky=sky)
+        light = e.image - sky * RATIO.render()
+        e = e.with_(variance=9.0 + light / gain, metadata={"gain": gain})
+        table = measure_sources(e, x=X, y=Y, references=references, background=background)
+        errors.append([np.asarray(table[f"flux_{r.slug}_err_sky"]) for r in references])
+    # the wings of a star are in its annulus and raise the error of the local level a little
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-4 if background is None else 1e-3)
+    if background is None:
+        # photon noise is 500 times that of the sky: what is left shows the float32 of the plane
+        np.testing.assert_allclose(errors[2], errors[0], rtol=0.05)
+
+
 def test_errors_with_and_without_source_noise():
     gain = 2.0
     base = scene(X, Y, FLUX)
-    area = np.pi * 25
-    flux = np.asarray(FLUX * PSF.enclosed_energy(5.0, "exact", x=X, y=Y))
-    total = np.sqrt(9.0 * area + flux / gain)
-    # the sum of w^2 is a little below the area: pixels on the rim count with w < 1
+    # sums with the squares of the weights, for pixels on the rim count with w < 1
+    square_area, light = squared_weight_sums(base.image, X, Y, 5.0)
+    sky_only = np.sqrt(9.0 * square_area)
+    total = np.sqrt(9.0 * square_area + light / gain)
     for variance, meta in (
         (np.full(BOX.shape, 9.0), {"gain": gain, "variance_includes_sources": False}),
         (9.0 + base.image / gain, {"gain": gain}),
     ):
         e = base.with_(variance=variance, metadata=meta)
         table = measure_sources(e, x=X, y=Y, references=[R5])
-        np.testing.assert_allclose(table["flux_aperture_5px_exact_err"], total, rtol=0.04)
-        np.testing.assert_allclose(
-            table["flux_aperture_5px_exact_err_sky"][[0, 2]], np.sqrt(9.0 * area), rtol=0.06
-        )
+        np.testing.assert_allclose(table["flux_aperture_5px_exact_err"], total, rtol=3e-5)
+        np.testing.assert_allclose(table["flux_aperture_5px_exact_err_sky"], sky_only, rtol=3e-5)
         assert table.meta["gain_from"] == "metadata"
         assert table.meta["source_noise"] == "included"
     unknown = measure_sources(

@@ -77,12 +77,46 @@ def wrong_psf(survey: Path) -> None:
     import json
 
     from pogson.fields import Box
-    from pogson.psf import MoffatPSF, psf_from_dict
+    from pogson.psf import MoffatPSF
 
-    assert psf_from_dict
     for path in (survey / "psf").glob("*.json"):
         psf = MoffatPSF(fwhm=4.0, beta=3.0, box=Box(5000, 5000, 100, 100))
         path.write_text(json.dumps(psf.to_dict()))
+
+
+def psf_of_detector(name: str, card: str) -> Change:
+    """PSFEx files in place of the JSON files, their detector another one."""
+
+    def apply(survey: Path) -> None:
+        from pogson.fields import Box
+        from pogson.formats import write_psfex
+        from pogson.psf import MoffatPSF
+
+        for path in (survey / "psf").glob("*.json"):
+            out = path.with_suffix(".psf")
+            write_psfex(MoffatPSF(4.0, 3.0), out, box=Box(0, 0, 320, 320), half_size=12, degree=0)
+            with fits.open(out, memmap=False, mode="update") as hdus:
+                hdus[1].header[card] = name
+        config(".json", ".psf")(survey)
+
+    return apply
+
+
+def json_psf_of_detector(survey: Path) -> None:
+    import json
+
+    from pogson.fields import Box
+    from pogson.psf import MoffatPSF, PixelGridPSF
+
+    samples = MoffatPSF(4.0, 3.0).draw(x=20, y=20, half_size=15).image
+    psf = PixelGridPSF(samples, box=Box(0, 0, 320, 320), metadata={"detector": "D7"})
+    for path in (survey / "psf").glob("*.json"):
+        path.write_text(json.dumps(psf.to_dict()))
+
+
+def unknown_projection(hdus: fits.HDUList) -> None:
+    hdus[1].header["CTYPE1"] = "RA---XYZ"
+    hdus[1].header["CTYPE2"] = "DEC--XYZ"
 
 
 def change_reference(change: Callable[[Table], Table]) -> Change:
@@ -130,22 +164,36 @@ def config(old: str, new: str) -> Change:
 CASES: dict[str, tuple[Change, list[str]]] = {
     "truncated": (truncate, ["_image.fits"]),
     "not FITS": (not_fits, ["_image.fits", "FITS"]),
-    "no image": (no_image_extension, ["_image.fits"]),
+    "no image": (no_image_extension, ["_image.fits has no two-dimensional image", "PRIMARY"]),
+    "no such extension": (
+        config("[inputs]", '[inputs]\ndetectors = ["N9"]'), ["'N9'", "the first has 'D1'"]),
     "no projection": (edit("image", no_projection), ["_image.fits", "WCS"]),
+    "unknown projection": (edit("image", unknown_projection), ["_image.fits", "XYZ"]),
     "NaN in the WCS": (set_card("CRVAL1", "nan"), ["_image.fits", "CRVAL1"]),
     "weight of another shape": (
         set_pixels("weight", lambda w: w[:-10]), ["_weight.fits", "shape", "(310, 320)"]),
-    "negative weight": (set_pixels("weight", negative), ["_weight.fits", "negative"]),
-    "all masked": (set_pixels("mask", lambda m: m | 1), ["_image.fits", "masked"]),
+    "negative weight": (
+        set_pixels("weight", negative), ["_weight.fits", "negative at 1 of 102400", "-1"]),
+    "all masked": (
+        set_pixels("mask", lambda m: m | 1),
+        ["_image.fits", "all 102400 pixels are masked", "BAD"]),
     "zero gain": (set_card("GAIN", 0.0), ["_image.fits", "GAIN", "0.0", "positive"]),
     "negative gain": (set_card("GAIN", -2.0), ["_image.fits", "GAIN", "-2.0"]),
-    "unknown unit": (set_card("BUNIT", "furlong"), ["furlong", "adu"]),
-    "unknown measure": (set_card("MEASURE", "brightness"), ["brightness", "fluence"]),
-    "PSF of other pixels": (wrong_psf, ["PSF", "Box"]),
+    "unknown unit": (set_card("BUNIT", "furlong"), ["_image.fits", "BUNIT", "'furlong'", "'adu'"]),
+    "unknown measure": (
+        set_card("MEASURE", "brightness"),
+        ["_image.fits", "MEASURE", "'brightness'", "'fluence' or"]),
+    "PSF of other pixels": (wrong_psf, ["_image.fits", ".json", "another detector"]),
+    "PSF of another detector": (
+        psf_of_detector("N9", "DETECTOR"), [".psf", "detector 'N9'", "not of 'D1'"]),
+    "PSF in JSON of another detector": (
+        json_psf_of_detector, [".json", "_image.fits", "detector 'D7'", "exposure of 'D1'"]),
     "reference elsewhere": (change_reference(elsewhere), ["reference.parquet", "overlap"]),
     "reference without band": (change_reference(without_g), ["'g'", "reference.parquet"]),
-    "reference all NaN": (change_reference(all_nan), ["reference"]),
-    "reference all duplicates": (change_reference(all_double), ["reference"]),
+    "reference all NaN": (
+        change_reference(all_nan), ["reference.parquet", "no usable star", "BAD_POSITION 201"]),
+    "reference all duplicates": (
+        change_reference(all_double), ["reference.parquet", "no usable star", "DUPLICATE 402"]),
     "unknown key": (config("[measure]", "[measure]\ntreshold = 3"),
                     ["survey.toml, line", "'treshold'", "Did you mean 'threshold'"]),
     "unknown section": (config("[truth]", "[thruth]"), ["'thruth'", "'truth'"]),

@@ -34,6 +34,12 @@ class CatalogMatch:
         given to that one and this row has none.
     usable : numpy.ndarray of bool
         False for rows whose position is not finite.
+
+    Examples
+    --------
+    >>> match = match_catalogs([10.0, 20.0], [0.0, 0.0], [10.0001, 50.0], [0.0, 0.0], 1.0)
+    >>> match.matched, match.rows, match.counts()["matched"]
+    (array([ True, False]), (array([0]), array([0])), 1)
     """
 
     index: np.ndarray

@@ -34,7 +34,13 @@ _POSITIONS = ("source", "mean")
 
 
 class ReferenceKind(StrEnum):
-    """The three kinds of flux reference."""
+    """The three kinds of flux reference.
+
+    Examples
+    --------
+    >>> FluxReference.aperture(3.0).kind is ReferenceKind.APERTURE, ReferenceKind("psf").value
+    (True, 'psf')
+    """
 
     TOTAL = "total"
     APERTURE = "aperture"
@@ -112,10 +118,10 @@ class FluxReference:
                 f"Unknown aperture frame {self.frame!r}; allowed: {choices(_FRAMES)}."
             )
         object.__setattr__(self, "radius", float(self.radius))
-        if self.operator is None:
-            from pogson.psf import ApertureOperator
+        from pogson.psf import ApertureOperator
 
-            object.__setattr__(self, "operator", ApertureOperator.exact())
+        operator = "exact" if self.operator is None else self.operator
+        object.__setattr__(self, "operator", ApertureOperator.parse(operator))
 
     # -- constructors -----------------------------------------------------------------------
     @classmethod
@@ -139,7 +145,7 @@ class FluxReference:
         cls,
         radius: float,
         frame: str = "pixel",
-        operator: ApertureOperator | None = None,
+        operator: ApertureOperator | str | None = None,
         *,
         position: str = "source",
     ) -> FluxReference:
@@ -151,8 +157,8 @@ class FluxReference:
             Pixels when ``frame="pixel"``, arcsec when ``frame="sky"``.
         frame : {"pixel", "sky"}
             A circle on the sky is an ellipse on the pixels, from the local Jacobian.
-        operator : ApertureOperator, optional
-            ``ApertureOperator.exact()`` by default.
+        operator : ApertureOperator or str, optional
+            Or its name; ``ApertureOperator.exact()`` by default.
         position : {"source", "mean"}
             Position policy, see the class.
 
@@ -166,7 +172,10 @@ class FluxReference:
         >>> FluxReference.aperture(6).label
         'aperture 6 px exact'
         """
-        return cls(ReferenceKind.APERTURE, radius, frame, operator, position)
+        from pogson.psf import ApertureOperator
+
+        chosen = ApertureOperator.parse("exact" if operator is None else operator)
+        return cls(ReferenceKind.APERTURE, radius, frame, chosen, position)
 
     @classmethod
     def psf(cls, *, normalization: PsfNormalization | None = None) -> FluxReference:

@@ -24,6 +24,11 @@ class StarStatus(IntEnum):
     a number is missing, or an error is not positive. NO_REFERENCE: no positive reference flux.
     COLOR_RANGE: colour missing or outside the range. DUPLICATE: its identifier occurs more than
     once. OUTSIDE_BOX: not on the detector.
+
+    Examples
+    --------
+    >>> StarStatus(3).name, int(StarStatus.USED)
+    ('FLAGGED', 0)
     """
 
     USED = 0

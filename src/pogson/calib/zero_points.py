@@ -72,6 +72,18 @@ class ZeroPointFit:
     scatter_posterior : tuple of numpy.ndarray
         Values of the scatter, their weights, and the zero point and its error at each: the
         mixture behind `zero_point_interval`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pogson.calib import FluxReference, StarStatus
+    >>> ref = np.geomspace(1e4, 1e6, 20)
+    >>> counts = ref / 50.0
+    >>> counts[3] *= 2.0
+    >>> fit = fit_zero_point(counts, 0.01 * counts, ref, 0.01 * ref,
+    ...                      reference=FluxReference.aperture(12))
+    >>> fit.n_used, StarStatus(int(fit.status[3])).name, round(fit.zero_point, 3)
+    (19, 'OUTLIER', 27.153)
     """
 
     photo_calib: PhotoCalib
@@ -299,22 +311,12 @@ def fit_zero_point(
     if fixed_term is not None:
         color_range = _overlap(fixed_term.color_range, color_range)
     stars = prepare_stars(
-        inst_flux,
-        inst_flux_err,
-        ref_flux,
-        ref_flux_err,
-        unit=unit,
-        x=x,
-        y=y,
-        box=None if box == EVERYWHERE else box,
-        color=color,
-        color_err=color_err,
+        inst_flux, inst_flux_err, ref_flux, ref_flux_err, unit=unit, x=x, y=y,
+        box=None if box == EVERYWHERE else box, color=color, color_err=color_err,
         color_range=color_range,
         use_color=color is not None and (fit_color or fixed_term or color_range) is not None,
-        saturated=saturated,
-        flagged=flagged,
-        ids=ids,
-    )
+        saturated=saturated, flagged=flagged, ids=ids,
+    )  # fmt: skip
     if fixed_term is not None:
         stars = _apply_color_term(stars, fixed_term)
     if color_pivot is None:
@@ -322,13 +324,9 @@ def fit_zero_point(
         color_pivot = round(float(np.median(good)), 2) if fit_color and good.size else 0.0
     model = Model.make(box, order, fit_color, float(color_pivot), prior)
     solution = solve_robust(
-        model,
-        stars,
-        min_snr=min_snr,
-        clip=clip,
-        fixed_scatter=intrinsic_scatter,
+        model, stars, min_snr=min_snr, clip=clip, fixed_scatter=intrinsic_scatter,
         scatter_prior=scatter_prior,
-    )
+    )  # fmt: skip
     term = _fitted_term(model, solution, color_range) if fit_color else fixed_term
     attributes = {
         "measure": measure,

@@ -1,7 +1,7 @@
 """The command line: one module a command, imported only when that command runs.
 
-Exit codes: 0 done; 1 done, but some exposures failed (the report says which and why); 2 the input
-or the configuration is wrong; 130 interrupted.
+Exit codes: 0 done; 1 done, but some exposures failed or the audit broke a limit (the report says
+which and why); 2 the input or the configuration is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("pogson.cli.run", "Calibrate exposures: measure, zero points, catalogues, report."),
     "demo": ("pogson.cli.demo", "Simulate a small survey and calibrate it; compare with truth."),
+    "inject": ("pogson.cli.inject", "Put synthetic sources into a calibrated image."),
     "report": ("pogson.cli.report", "Write the HTML report of a finished run again."),
     "inspect": ("pogson.cli.inspect", "Say in words or JSON what a file's numbers mean."),
     "data": ("pogson.cli.data", "List, fetch and find the real data sets used in examples."),

@@ -102,7 +102,7 @@ def finish(result: RunResult) -> None:
     click.echo(f"Results: {result.folder}")
     if result.report is not None:
         click.echo(f"Report:  {result.report}")
-    if result.failures:
+    if result.failures or result.audit_passed is False:
         code = EXIT_PARTIAL if result.n_done else EXIT_BAD_INPUT
         click.get_current_context().exit(code)
 
@@ -112,12 +112,15 @@ def finish(result: RunResult) -> None:
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the results.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
               help="Replace a value of the configuration; may be given several times.")  # fmt: skip
+@click.option("--audit/--no-audit", default=None,
+              help="Inject sources and recover them, whatever the configuration says.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Check everything and list the tasks; write nothing.")
 @parallel_options
 def command(
     config_file: Path,
     output: Path | None,
     overrides: tuple[str, ...],
+    audit: bool | None,
     dry_run: bool,
     workers: int | None,
     scheduler: str | None,
@@ -127,10 +130,13 @@ def command(
 
     Measures sources, finds zero points, writes calibrated catalogues and images in nJy and one
     HTML report. A second run with the same inputs does only what is missing or out of date. Exit
-    code 1: some exposures failed; 2: the input or the configuration is wrong.
+    code 1: some exposures failed, or the audit broke a limit; 2: the input or the configuration is
+    wrong.
     """
     from pogson.run.config import load_config
 
+    if audit is not None:
+        overrides = (*overrides, f"audit.enabled={str(audit).lower()}")
     config = load_config(config_file, overrides, output=output)
     if dry_run:
         from pogson.run.pipeline import describe_plan

@@ -32,7 +32,7 @@ _BLOCK_VALUES = 2**17
 _MAX_RENDER = 2**33
 
 # Arrays of up to this many values are written out in a repr.
-_REPR_VALUES = 100
+_REPR_VALUES, _REPR_NODES = 64, 16
 
 
 class Field(ABC):
@@ -52,6 +52,16 @@ class Field(ABC):
     `pogson.fields.persistence.register_kind`. It may override `_rows` (fast evaluation on a tensor
     grid), `_degrees` and `_breaks` (for exact integrals); everything public is here, so that every
     kind behaves alike.
+
+    Examples
+    --------
+    >>> from pogson.fields import Box, ChebyshevField, ConstantField
+    >>> box = Box(0, 0, 100, 100)
+    >>> calibration = ConstantField(box, 2.0, "nJy / adu") / ChebyshevField(box, [[1.0, 0.1]])
+    >>> calibration.unit, round(float(calibration(x=49.5, y=49.5)), 6)
+    (Unit("nJy / adu"), 2.0)
+    >>> calibration.render(Box(0, 0, 3, 2)).shape
+    (2, 3)
     """
 
     __slots__ = ("__weakref__", "_box", "_digest_cache", "_unit")
@@ -520,7 +530,7 @@ def _update(state: Any, value: Any) -> None:
 def _text(value: Any) -> str:
     """Write an argument of a repr; large arrays are abbreviated."""
     if isinstance(value, np.ndarray):
-        if value.size <= _REPR_VALUES:
+        if value.size <= (_REPR_NODES if value.ndim == 1 else _REPR_VALUES):
             return repr(value.tolist())
         shape = "x".join(str(n) for n in value.shape)
         return f"<{shape} values, sha256 {hashlib.sha256(value.tobytes()).hexdigest()[:12]}>"

@@ -16,6 +16,7 @@ from pogson.errors import (
     MaskedDataError,
     MeasureError,
     MissingDataError,
+    PogsonError,
     PogsonValueError,
     UnitMismatchError,
 )
@@ -31,6 +32,7 @@ from pogson.formats.fits_access import (
     reading,
 )
 from pogson.formats.header_meaning import (
+    amplifier_gains,
     checked_gain,
     decide_measure,
     decide_unit,
@@ -335,9 +337,9 @@ def _variance(
     negative = weight < 0
     if negative.any():
         raise FileFormatError(
-            f"{where}: the weight map ({preset.weight_kind.replace('_', ' ')}) has "
-            f"{int(negative.sum())} negative values, the lowest {weight.min():.6g}; they must be "
-            f"0 (no information) or positive."
+            f"{where}: the weight map ({preset.weight_kind.replace('_', ' ')}) is negative at "
+            f"{int(negative.sum())} of {weight.size} pixels, the lowest value is "
+            f"{np.nanmin(weight):.6g}; a weight is positive, or 0 where there is no information."
         )
     if preset.weight_kind == "inverse_variance":
         usable = np.isfinite(weight) & (weight > 0)
@@ -366,7 +368,7 @@ def _assemble(
     from pogson.images.mask import MaskBits
 
     path, header = files.image, planes.header
-    kind, measure_why = decide_measure(header, preset, measure)
+    kind, measure_why = decide_measure(header, preset, measure, path)
     if kind is None:
         raise MeasureError(
             f"{path}: cannot tell whether the pixels are fluence or surface brightness "
@@ -390,6 +392,10 @@ def _assemble(
         variance[np.isnan(image)] = np.inf
     _check_usable(mask, bits, path)
     box, sky = read_geometry(header, preset, image.shape, path)
+    if gain is None and pixel_unit.is_equivalent("adu"):
+        amplifiers = amplifier_gains(header, preset, path, box)
+        if amplifiers:
+            metadata["amplifiers"] = amplifiers
     metadata.update(
         instrument=preset.name, file=str(path), extension=planes.extension,
         mask_file=None if files.mask is None else str(files.mask),
@@ -442,7 +448,8 @@ def _check_usable(mask: np.ndarray, bits: Any, path: Path) -> None:
         }
         words = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
         raise MaskedDataError(
-            f"{path}: all {mask.size} pixels are masked ({words}); nothing can be measured."
+            f"{path}: all {mask.size} pixels are masked ({words}); nothing can be measured. At "
+            f"least some must be good: check the mask and weight files that belong to it."
         )
 
 
@@ -492,7 +499,7 @@ def resolve_psf(psf: Any, path: Path, exposure: Exposure) -> Any:
 
     where = find_psf_file(path, exposure.detector) if psf == "auto" else Path(psf)
     meta: Mapping[str, Any] = exposure.metadata
-    return read_psf(
+    found = read_psf(
         where,
         detector=exposure.detector or None,
         detector_number=meta.get("detector_number"),
@@ -500,6 +507,11 @@ def resolve_psf(psf: Any, path: Path, exposure: Exposure) -> Any:
         sky=exposure.sky,
         box=exposure.box,
     )
+    try:
+        exposure.with_(psf=found)
+    except PogsonError as error:
+        raise type(error)(f"The PSF file {where} does not fit {path}: {error}") from None
+    return found
 
 
 def write_exposure(path: Pathlike, exposure: Exposure) -> Path:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import astropy.units as u
 import numpy as np
 
-from pogson.errors import PogsonValueError, UnitMismatchError
+from pogson.errors import MeasureError, PogsonValueError, UnitMismatchError
+from pogson.fields import Box
 from pogson.formats.fits_access import header_value
 from pogson.formats.instruments import InstrumentPreset
 from pogson.units import Measure, parse_unit
 
-__all__ = ["checked_gain", "decide_measure", "decide_unit", "read_metadata"]
+__all__ = ["amplifier_gains", "checked_gain", "decide_measure", "decide_unit", "read_metadata"]
 
 
 def decide_measure(
-    header: Any, preset: InstrumentPreset, measure: str | Measure | None
+    header: Any, preset: InstrumentPreset, measure: str | Measure | None, path: Any = None
 ) -> tuple[Measure | None, str]:
     """Return what the pixels measure and why we think so; None where nothing tells.
 
@@ -33,7 +35,11 @@ def decide_measure(
         return Measure.parse(measure), "said by the caller"
     card = header_value(header, ["MEASURE"])
     if isinstance(card, str) and card:
-        return Measure.parse(card.strip().lower()), "the header card MEASURE"
+        try:
+            return Measure.parse(card.strip().lower()), "the header card MEASURE"
+        except MeasureError as error:
+            where = "" if path is None else f"{os.fspath(path)}: "
+            raise MeasureError(f"{where}header card MEASURE: {error}") from None
     for rule in preset.measure_rules:
         value = header_value(header, [rule.keyword])
         present = value is not None and value is not False
@@ -62,7 +68,10 @@ def decide_unit(
     if unit is not None:
         found, why = parse_unit(unit), "said by the caller"
     elif card is not None and preset.trust_bunit:
-        found, why = parse_unit(card), "the header card BUNIT"
+        try:
+            found, why = parse_unit(card), "the header card BUNIT"
+        except UnitMismatchError as error:
+            raise UnitMismatchError(f"{os.fspath(path)}: header card BUNIT: {error}") from None
     elif preset.unit:
         found = parse_unit(preset.unit)
         why = preset.unit_because or f"the instrument preset {preset.name}"
@@ -88,7 +97,7 @@ def checked_gain(value: Any, keyword: str, path: Any) -> float:
     if not (np.isfinite(number) and number > 0):
         raise PogsonValueError(
             f"{os.fspath(path)}: {keyword} {value!r} is not a gain; it must be a positive number "
-            f"of electrons per unit. Give the right one with gain=."
+            f"of electrons per unit. Give the right one with gain=, or as [inputs] gain of a run."
         )
     return number
 
@@ -133,6 +142,45 @@ def read_metadata(
     if isinstance(out.get("filter"), str):
         word = out["filter"].split()[0]
         out["band"] = preset.bands.get(str(out.get("band") or word), out.get("band") or word)
+    return out
+
+
+def amplifier_gains(
+    header: Any, preset: InstrumentPreset, path: Any, box: Box, factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return the gain and the box of each amplifier that the preset and the header name.
+
+    Gains are multiplied by ``factor`` (the exposure time for rates); boxes are in the exposure's
+    pixel coordinates. Empty where the preset names none or an amplifier is not described.
+
+    Examples
+    --------
+    >>> from pogson.formats.instruments import AmplifierKeywords, load_instrument
+    >>> two = [AmplifierKeywords(gain=f"GAIN{k}", section=f"DATASEC{k}") for k in "AB"]
+    >>> preset = load_instrument("generic").model_copy(update={"amplifiers": two})
+    >>> header = {"GAINA": 1.5, "DATASECA": "[1:50,1:80]", "GAINB": 2, "DATASECB": "[51:100,1:80]"}
+    >>> amplifier_gains(header, preset, "x.fits", Box(0, 0, 100, 80))[1]
+    {'box': [50, 0, 50, 80], 'gain': 2.0}
+    """
+    out: list[dict[str, Any]] = []
+    for one in preset.amplifiers:
+        gain, section = (header_value(header, [k], path) for k in (one.gain, one.section))
+        if gain is None or section is None:
+            return []
+        match = re.fullmatch(r"\[(\d+):(\d+),(\d+):(\d+)\]", str(section).replace(" ", ""))
+        x1, x2, y1, y2 = (int(g) for g in match.groups()) if match else (0, -1, 0, -1)
+        if not (1 <= x1 <= x2 and 1 <= y1 <= y2):
+            raise PogsonValueError(
+                f"{os.fspath(path)}: {one.section} {section!r} is no section; it must be "
+                "[x1:x2,y1:y2] in FITS pixels, from 1."
+            )
+        corner = (box.x_min + x1 - 1, box.y_min + y1 - 1)
+        out.append(
+            {
+                "box": [*corner, x2 - x1 + 1, y2 - y1 + 1],
+                "gain": checked_gain(gain, one.gain, path) * factor,
+            }
+        )
     return out
 
 

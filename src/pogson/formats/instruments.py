@@ -106,6 +106,21 @@ class VersionedMask(_Strict):
     before: MaskRule
 
 
+class AmplifierKeywords(_Strict):
+    """Header keywords of one amplifier's gain and of its part of the image.
+
+    Parameters
+    ----------
+    gain : str
+        Keyword of the gain, electron per pixel unit.
+    section : str
+        Keyword of the section ``[x1:x2,y1:y2]``, FITS pixels (from 1) of the stored image.
+    """
+
+    gain: str
+    section: str
+
+
 class Siblings(_Strict):
     """File-name rule that finds the image, mask and weight of one exposure from any of the three.
 
@@ -165,12 +180,21 @@ class InstrumentPreset(_Strict):
         gain (electron per pixel unit; several keywords are averaged when ``average_gain``),
         airmass, mjd, filter, band, exposure, detector, saturation, seeing, read_noise ...; others
         are copied to the metadata as they are.
+    amplifiers : list of AmplifierKeywords
+        Gain and section of each amplifier, for images whose amplifiers are not gain-balanced; kept
+        as ``metadata["amplifiers"]``.
     bands : dict
         First word of the filter name -> short band name.
     image_extension, mask_extension, weight_extension : str or None
         Extension names in the image's own file, when the three are in one file.
     weight_kind : {"inverse_variance", "variance", "standard_deviation"}
         What the weight numbers are.
+
+    Examples
+    --------
+    >>> preset = load_instrument("decam-cp")
+    >>> preset.unit, preset.weight_kind, preset.keywords["airmass"]
+    ('adu', 'inverse_variance', ['AIRMASS'])
     """
 
     name: str
@@ -186,6 +210,7 @@ class InstrumentPreset(_Strict):
     pixel_area: float | None = Field(default=None, gt=0)
     keywords: dict[str, list[str]] = Field(default_factory=dict)
     average_gain: bool = False
+    amplifiers: list[AmplifierKeywords] = Field(default_factory=list)
     bands: dict[str, str] = Field(default_factory=dict)
     bandpasses: dict[str, str] = Field(default_factory=dict)
     image_extension: str | None = None

@@ -113,6 +113,25 @@ def read_lsst_background_layers(
     An Akima spline becomes a cubic grid of sixteen nodes a bin, which differs from it by 0.4 %
     (rms) of the bin-to-bin scatter in the worst case, white noise; the others are exact. Bins
     without a finite value are left out.
+
+    Examples
+    --------
+    Two constant layers, written as the pipelines do:
+
+    >>> import tempfile
+    >>> from astropy.io import fits
+    >>> cards = {"BKGD_X0": 0, "BKGD_Y0": 0, "HIERARCH BKGD_WIDTH": 30,
+    ...          "HIERARCH BKGD_HEIGHT": 30, "HIERARCH INTERPSTYLE": 1,
+    ...          "HIERARCH APPROXSTYLE": -1}
+    >>> header = fits.Header(cards.items())
+    >>> hdus = fits.HDUList()
+    >>> for level in (200.0, -1.5):
+    ...     for plane in (np.full((3, 3), level), np.zeros((3, 3)), np.ones((3, 3))):
+    ...         hdus.append(fits.ImageHDU(plane, header))
+    >>> path = tempfile.mkdtemp() + "/bkgd.fits"
+    >>> hdus.writeto(path)
+    >>> [layer.mean() for layer in read_lsst_background_layers(path)]
+    [200.0, -1.5]
     """
     with open_fits(path) as hdus:
         if len(hdus) == 0 or len(hdus) % 3:

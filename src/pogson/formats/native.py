@@ -152,6 +152,12 @@ def _primary_cards(header: Any, exposure: Exposure) -> None:
     ):
         if text:
             header[keyword] = _card_text(text)
+    if exposure.metadata.get("INJECTED"):
+        header["INJECTED"] = (True, "holds synthetic sources")
+    history = exposure.metadata.get("history")
+    for line in history if isinstance(history, (list, tuple)) else ():
+        words = "".join(c if c.isascii() and c.isprintable() else "?" for c in str(line))
+        header.add_history(words)
 
 
 def _science_cards(exposure: Exposure) -> Any:

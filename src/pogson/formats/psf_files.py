@@ -38,6 +38,17 @@ def find_psf_file(image: str | os.PathLike[str], detector: str = "") -> Path:
     ------
     MissingDataError
         If there is no such file; the message names the places tried.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> image = root / "images/decam/CP1/c4d_170316_062107_ooi_z_ls9.fits.fz"
+    >>> merged = root / "calib/psfex/decam/CP1/c4d_170316_062107_ooi_z_ls9-psfex.fits"
+    >>> merged.parent.mkdir(parents=True)
+    >>> merged.touch()
+    >>> find_psf_file(image) == merged
+    True
     """
     path = Path(image).absolute()
     match = re.match(r"(c4d_\d{6}_\d{6})_oo[idw]_([A-Za-z]+_[^.]+)", path.name)
@@ -123,6 +134,15 @@ def read_psf(
         If the file is not a PSF file, or damaged.
     MissingDataError
         If the PSF is of another exposure or detector.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pogson.psf import MoffatPSF
+    >>> path = Path(tempfile.mkdtemp()) / "star.json"
+    >>> _ = path.write_text(json.dumps(MoffatPSF(fwhm=4.0, beta=3.0).to_dict()))
+    >>> read_psf(path) == MoffatPSF(fwhm=4.0, beta=3.0)
+    True
     """
     target = Path(path)
     kind = psf_kind(target)

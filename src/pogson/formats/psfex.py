@@ -73,6 +73,17 @@ def read_psfex(
     -----
     POLZERO counts pixels from 1 and is shifted here; the star sits on sample ``n // 2``; values
     per pixel are samples divided by PSF_SAMP squared.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pogson.psf import MoffatPSF
+    >>> path = Path(tempfile.mkdtemp()) / "star.psf"
+    >>> box = Box(0, 0, 500, 500)
+    >>> _ = write_psfex(MoffatPSF(4.0, 3.0), path, box=box, degree=1, detector="N4")
+    >>> psf = read_psfex(path, box=box)
+    >>> psf.detector, round(float(psf.fwhm(x=250.0, y=250.0)), 1)
+    ('N4', 4.1)
     """
     target = Path(path)
     with open_fits(target) as hdus:

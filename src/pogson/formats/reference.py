@@ -286,11 +286,17 @@ class ReferenceCatalog:
         (x0, x1), (y0, y1) = box.x_bounds, box.y_bounds
         inside = (x >= x0 - margin) & (x <= x1 + margin) & (y >= y0 - margin) & (y <= y1 + margin)
         if not inside.any():
-            nearest = np.nanmin(distance) if np.isfinite(distance).any() else float("nan")
+            placed = np.isfinite(distance)
+            nearest = np.min(distance[placed]) if placed.any() else np.nan
             raise MissingDataError(
                 f"The reference catalogue ({', '.join(self.sources) or 'a table'}) does not "
-                f"overlap the image at ra={ra0:.5f}, dec={dec0:.5f}: of its {len(self)} stars the "
-                f"nearest is {nearest:.3f} degrees away."
+                f"overlap the image at ra={ra0:.5f}, dec={dec0:.5f}: "
+                + (
+                    f"of its {len(self)} stars the nearest is {nearest:.3f} degrees away. "
+                    "Give a catalogue of this part of the sky, in degrees."
+                    if placed.any()
+                    else f"none of its {len(self)} rows has a finite position."
+                )
             )
         return self.take(near[inside])
 

@@ -47,9 +47,15 @@ def calibrated_exposure(exposure: Exposure) -> Exposure:
             )
         background = background.with_box(box).scaled(per_fluence)
     metadata = dict(exposure.metadata)
-    if "gain" in metadata:  # electron per nJy; the mean, where the calibration varies
-        x, y = box.center
-        metadata["gain"] = float(metadata["gain"]) / float(per_fluence(x=x, y=y))
+    x, y = box.center
+    for name in ("gain", "effective_gain"):  # electron per nJy; at the centre, where it varies
+        if isinstance(metadata.get(name), (int, float)):
+            metadata[name] = float(metadata[name]) / float(per_fluence(x=x, y=y))
+    if isinstance(metadata.get("amplifiers"), (list, tuple)):
+        metadata["amplifiers"] = [
+            {**one, "gain": float(one["gain"]) / float(per_fluence(x=x, y=y))}
+            for one in metadata["amplifiers"]
+        ]
     return exposure.with_(
         image=image,
         variance=variance,

@@ -141,12 +141,7 @@ def check_parts(exposure: Exposure) -> None:
         y = np.linspace(box.y_min, box.y_max, 9)[:, None]
         check_ratio(np.asarray(ratio(x=x, y=y)), "a 9 x 9 grid")
     if psf is not None:
-        psf_detector = getattr(psf, "detector", "") or ""
-        if psf_detector and exposure.detector and psf_detector != exposure.detector:
-            raise PogsonValueError(
-                f"The PSF is of detector {psf_detector!r} but the exposure of "
-                f"{exposure.detector!r}; use the PSF of the same detector."
-            )
+        _check_detector(exposure, str(psf.detector))
         if psf.box is not None and not psf.box.contains_box(box):
             raise BoundsError(
                 f"The PSF is defined on {psf.box}, which does not contain the image's {box}: it "
@@ -155,6 +150,23 @@ def check_parts(exposure: Exposure) -> None:
     background = exposure.background
     if background is not None and not background.box.contains_box(box):
         raise BoundsError(f"The background covers {background.box}, not the image's {box}.")
+
+
+def _check_detector(exposure: Exposure, held: str) -> None:
+    """Refuse the PSF of another detector; a name is compared with a name, a number with a number.
+
+    A camera's detectors have names and numbers, and a PSF file may say either.
+    """
+    known = [str(v) for v in (exposure.detector, exposure.metadata.get("detector_number")) if v]
+    comparable = [v for v in known if v.isdigit() == held.isdigit()]
+    if not held or not comparable:
+        return
+    if not any(v == held or (held.isdigit() and int(v) == int(held)) for v in comparable):
+        raise PogsonValueError(
+            f"The PSF is of detector {held!r} but the exposure of {known[0]!r}"
+            + (f" (number {known[1]})" if len(known) > 1 else "")
+            + "; use the PSF of the same detector."
+        )
 
 
 def same_array(a: np.ndarray, b: np.ndarray) -> bool:

@@ -113,52 +113,94 @@ def annulus_levels(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _psf_sums(  # type: ignore[no-untyped-def]
+    image, variance, bad, ratio, use_ratio, stamp, x0, y0, weighted
+):
+    """Sums over one stamp of PSF p, sky q and data d: weighted products, and with V and p.
+
+    Returns (pp, pb, bb, pd, bd), (vpp, vpb, vbb), (spp, spb, sbb), light of the stamp, light on
+    usable pixels, number of those, whether the stamp runs off the image.
+    """
+    ny, nx = image.shape
+    m = stamp.shape[0]
+    pp = pb = bb = pd = bd = 0.0
+    vpp = vpb = vbb = 0.0
+    spp = spb = sbb = 0.0
+    total, seen, n, off = 0.0, 0.0, 0, False
+    for sy in range(m):
+        iy = y0 + sy
+        for sx in range(m):
+            ix = x0 + sx
+            p = stamp[sy, sx]
+            total += p
+            if iy < 0 or iy >= ny or ix < 0 or ix >= nx:
+                off = True
+                continue
+            if bad[iy, ix]:
+                continue
+            v = variance[iy, ix]
+            w = 1.0 / v if weighted else 1.0
+            q = ratio[iy, ix] if use_ratio else 1.0
+            d = image[iy, ix]
+            seen += p
+            n += 1
+            pp += w * p * p
+            pb += w * p * q
+            bb += w * q * q
+            pd += w * p * d
+            bd += w * q * d
+            u = w * w * v
+            vpp += u * p * p
+            vpb += u * p * q
+            vbb += u * q * q
+            s = w * w * p
+            spp += s * p * p
+            spb += s * p * q
+            sbb += s * q * q
+    return (pp, pb, bb, pd, bd), (vpp, vpb, vbb), (spp, spb, sbb), total, seen, n, off
+
+
+@njit(cache=True)
+def _psf_chi2(  # type: ignore[no-untyped-def]
+    image, variance, bad, ratio, use_ratio, stamp, x0, y0, f, b
+):
+    """Sum of squared residuals over variances for flux f and sky b."""
+    ny, nx = image.shape
+    total = 0.0
+    for sy in range(stamp.shape[0]):
+        iy = y0 + sy
+        if iy < 0 or iy >= ny:
+            continue
+        for sx in range(stamp.shape[1]):
+            ix = x0 + sx
+            if ix < 0 or ix >= nx or bad[iy, ix]:
+                continue
+            q = ratio[iy, ix] if use_ratio else 1.0
+            r = image[iy, ix] - f * stamp[sy, sx] - b * q
+            total += r * r / variance[iy, ix]
+    return total
+
+
+@njit(cache=True)
 def psf_fits(  # type: ignore[no-untyped-def]
     image, variance, bad, ratio, use_ratio, stamps, x_min, y_min, weighted, fit_background,
-    flux, flux_var, level, level_var, chi2, used, lost, cut,
+    flux, flux_var, level, level_var, chi2, photons, used, lost, cut,
 ):  # fmt: skip
     """Linear fits of one amplitude (and one constant in surface brightness) a source.
 
     The parameters solve the normal equations with weights w = 1/V (weighted) or 1; their variance
-    is the sandwich A^-1 (sum w^2 V m m^T) A^-1, right for either weighting.
+    is the sandwich A^-1 (sum w^2 V m m^T) A^-1, right for either weighting. ``photons`` is the part
+    of the flux's variance that the star's own photons make, per unit flux and gain: the same
+    sandwich with the PSF in place of V.
     """
-    ny, nx = image.shape
-    m = stamps.shape[1]
     for i in range(stamps.shape[0]):
-        flux[i] = flux_var[i] = level[i] = level_var[i] = chi2[i] = np.nan
-        used[i], lost[i], cut[i] = 0, 1.0, False
-        pp = pb = bb = pd = bd = 0.0
-        vpp = vpb = vbb = 0.0
-        total, seen = 0.0, 0.0
-        n = 0
-        for sy in range(m):
-            iy = y_min[i] + sy
-            for sx in range(m):
-                ix = x_min[i] + sx
-                p = stamps[i, sy, sx]
-                total += p
-                if iy < 0 or iy >= ny or ix < 0 or ix >= nx:
-                    cut[i] = True
-                    continue
-                if bad[iy, ix]:
-                    continue
-                v = variance[iy, ix]
-                w = 1.0 / v if weighted else 1.0
-                q = ratio[iy, ix] if use_ratio else 1.0
-                d = image[iy, ix]
-                seen += p
-                n += 1
-                pp += w * p * p
-                pd += w * p * d
-                u = w * w * v
-                vpp += u * p * p
-                if fit_background:
-                    pb += w * p * q
-                    bb += w * q * q
-                    bd += w * q * d
-                    vpb += u * p * q
-                    vbb += u * q * q
-        used[i] = n
+        flux[i] = flux_var[i] = level[i] = level_var[i] = chi2[i] = photons[i] = np.nan
+        stamp, x0, y0 = stamps[i], x_min[i], y_min[i]
+        products, vs, ss, total, seen, n, off = _psf_sums(
+            image, variance, bad, ratio, use_ratio, stamp, x0, y0, weighted
+        )
+        pp, pb, bb, pd, bd = products
+        used[i], lost[i], cut[i] = n, 1.0, off
         if not np.isfinite(total) or total == 0.0:
             continue
         lost[i] = 1.0 - seen / total
@@ -171,23 +213,14 @@ def psf_fits(  # type: ignore[no-untyped-def]
                 continue
             f = (bb * pd - pb * bd) / det
             b = (pp * bd - pb * pd) / det
-            flux_var[i] = (bb * bb * vpp - 2 * bb * pb * vpb + pb * pb * vbb) / (det * det)
-            level_var[i] = (pp * pp * vbb - 2 * pp * pb * vpb + pb * pb * vpp) / (det * det)
+            d2 = det * det
+            flux_var[i] = (bb * bb * vs[0] - 2 * bb * pb * vs[1] + pb * pb * vs[2]) / d2
+            level_var[i] = (pp * pp * vs[2] - 2 * pp * pb * vs[1] + pb * pb * vs[0]) / d2
+            photons[i] = (bb * bb * ss[0] - 2 * bb * pb * ss[1] + pb * pb * ss[2]) / d2
             level[i] = b
         else:
             f = pd / pp
-            flux_var[i] = vpp / (pp * pp)
+            flux_var[i] = vs[0] / (pp * pp)
+            photons[i] = ss[0] / (pp * pp)
         flux[i] = f
-        c2 = 0.0
-        for sy in range(m):
-            iy = y_min[i] + sy
-            if iy < 0 or iy >= ny:
-                continue
-            for sx in range(m):
-                ix = x_min[i] + sx
-                if ix < 0 or ix >= nx or bad[iy, ix]:
-                    continue
-                q = ratio[iy, ix] if use_ratio else 1.0
-                r = image[iy, ix] - f * stamps[i, sy, sx] - b * q
-                c2 += r * r / variance[iy, ix]
-        chi2[i] = c2
+        chi2[i] = _psf_chi2(image, variance, bad, ratio, use_ratio, stamp, x0, y0, f, b)

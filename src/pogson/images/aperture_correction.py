@@ -41,6 +41,17 @@ class ApertureCorrection:
         Of the stars used, with the intrinsic scatter.
     used : numpy.ndarray of bool
         Which rows of the table were used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pogson.fields import Box, ChebyshevField
+    >>> correction = ApertureCorrection(
+    ...     ChebyshevField(Box(0, 0, 100, 100), [[1.25]]), FluxReference.aperture(4),
+    ...     FluxReference.aperture(12), intrinsic_scatter=0.004, covariance=np.array([[1e-6]]),
+    ...     n_used=50, n_rejected=1, chi2=48.0, used=np.ones(51, bool))
+    >>> correction.ratio_error(x=50.0, y=50.0)
+    array([0.001])
     """
 
     ratio: ChebyshevField

@@ -158,8 +158,10 @@ def measure_sources(
     -----
     Errors come from the variance plane, or without one from the background's rms plus, where the
     gain is known, the source's photon noise. The error of a local level is common to the pixels of
-    an aperture and is added as such. The two kinds of error differ by ``flux / gain``; on the rim,
-    where pixels count in part, this is approximate (2 % of the photon noise at R = 1.5 FWHM).
+    an aperture and is added as such. The two kinds of error differ by the photon noise of the
+    source, ``sum(w**2 I) / gain`` for an aperture of weights w on the background-subtracted image I
+    (below ``flux / gain``: pixels on the rim count with w < 1), and ``flux / gain`` times
+    ``sum(P**3) / sum(P**2)**2`` for a fit of the PSF P. It is not taken below 0.
 
     Examples
     --------
@@ -328,12 +330,14 @@ class _Work:
         flags[finite & ~inside] |= int(SourceFlag.OUTSIDE)
         return flags
 
-    def split_errors(self, variance: np.ndarray, flux: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return errors with and without the photon noise of the source."""
+    def split_errors(
+        self, variance: np.ndarray, light: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return errors with and without the photon noise of the source, ``light / gain``."""
         if self.gain is None:
-            sky = np.full(flux.shape, np.nan) if self.includes_sources else np.sqrt(variance)
+            sky = np.full(light.shape, np.nan) if self.includes_sources else np.sqrt(variance)
             return np.sqrt(variance), sky
-        photons = np.where(flux > 0, flux, 0.0) / self.gain
+        photons = np.where(light > 0, light, 0.0) / self.gain
         if self.includes_sources:
             return np.sqrt(variance), np.sqrt(np.maximum(variance - photons, 0.0))
         return np.sqrt(variance + photons), np.sqrt(variance)
@@ -384,10 +388,14 @@ def _aperture_columns(work: _Work, reference: FluxReference) -> tuple[dict[str, 
     flux, area = np.array(sums.flux, np.float64), np.asarray(sums.area)
     variance = np.full(flux.shape, np.nan) if work.variance is None else np.array(sums.variance)
     variance[~np.isfinite(flux)] = np.nan
+    light = np.zeros(flux.shape) if sums.squares is None else np.array(sums.squares, np.float64)
     if work.level is not None and work.level_err is not None:
         weight = area * ratio_at(exposure, work.x, work.y)
         flux = flux - work.level * weight
         variance = variance + (work.level_err * weight) ** 2
+        if sums.square_area is not None:
+            ratio = ratio_at(exposure, work.x, work.y)
+            light = light - work.level * ratio * np.asarray(sums.square_area)
     flags = mask_flags(exposure, x=work.x, y=work.y, ellipse=(a, b, theta))
     bad_area = np.nan_to_num(np.asarray(sums.bad_area))
     flags[bad_area > 0] |= int(SourceFlag.BAD_PIXEL)
@@ -396,7 +404,7 @@ def _aperture_columns(work: _Work, reference: FluxReference) -> tuple[dict[str, 
     flags[known & ~np.isfinite(np.asarray(sums.flux))] |= int(SourceFlag.ALL_MASKED)
     with np.errstate(invalid="ignore", divide="ignore"):
         masked = bad_area / (bad_area + np.nan_to_num(area))
-        err, err_sky = work.split_errors(variance, flux)
+        err, err_sky = work.split_errors(variance, light)
     columns = {"": flux, "_err": err, "_err_sky": err_sky, "_area": area, "_masked": masked}
     return {**columns, "_flags": flags}, float(max(a.max(initial=0.0), b.max(initial=0.0)))
 
@@ -418,7 +426,7 @@ def _psf_columns(work: _Work, reference: FluxReference, local: bool) -> dict[str
     fit = fit_psf_fluxes(
         work.exposure, work.image, work.bad, work.variance, x=work.x, y=work.y, local=local
     )
-    err, err_sky = work.split_errors(fit["variance"], fit["flux"])
+    err, err_sky = work.split_errors(fit["variance"], fit["flux"] * fit["photons"])
     return {
         "": fit["flux"],
         "_err": err,

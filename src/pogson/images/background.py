@@ -19,7 +19,7 @@ from pogson.units import Measure
 __all__ = ["Background", "background_subtracted_image", "estimate_background"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Background:
     """A sky background and its pixel-to-pixel noise, as fields of surface brightness.
 
@@ -40,6 +40,9 @@ class Background:
     ...                  area_ratio=ConstantField(box, 1.05))
     >>> float(sky.image("fluence")[0, 0])
     105.0
+    >>> sky
+    <Background: 4 x 3 pixels, x 0 to 3, y 0 to 2; surface brightness 100 to 100 adu, rms 10 to 10;
+    pixel areas known>
     """
 
     level: Field
@@ -132,6 +135,18 @@ class Background:
     def scaled(self, calibration: Field) -> Background:
         """Return the background times a calibration field, for a calibrated image."""
         return Background(self.level * calibration, self.rms * calibration, self.area_ratio)
+
+    def __repr__(self) -> str:
+        b, unit = self.box, self.unit.to_string() or "(no unit)"
+        x = np.linspace(b.x_min, b.x_max, 5)
+        y = np.linspace(b.y_min, b.y_max, 5)[:, None]
+        level, rms = (np.asarray(f(x=x, y=y), np.float64) for f in (self.level, self.rms))
+        areas = "unknown" if self.area_ratio is None else "known"
+        return (
+            f"<Background: {b.nx} x {b.ny} pixels, x {b.x_min} to {b.x_max}, y {b.y_min} to "
+            f"{b.y_max}; surface brightness {level.min():.5g} to {level.max():.5g} {unit}, rms "
+            f"{rms.min():.4g} to {rms.max():.4g}; pixel areas {areas}>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, read back by `from_dict`."""

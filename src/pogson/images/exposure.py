@@ -541,7 +541,7 @@ class Exposure:
             + (", mask" if self.mask is not None else ", no mask"),
             "no sky mapping" if self.sky is None else type(self.sky).__name__,
             "no PSF" if self.psf is None else type(self.psf).__name__,
-            "no flux calibration" if self.photo_calib is None else "calibrated to nJy by a field",
+            "no flux calibration" if self.photo_calib is None else "calibration to nJy attached",
         ]
         if self.background is not None:
             parts.append(

@@ -57,6 +57,15 @@ class CurveOfGrowth:
     model : numpy.ndarray or None, shape (n_radii,)
         What the exposure's PSF gives for the same stars: mean enclosed energy by the same operator,
         normalised alike.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> growth = CurveOfGrowth(np.array([3.0, 12.0]), "pixel", ApertureOperator.exact(), 12.0,
+    ...                        np.array([0.8, 1.0]), np.array([0.01, 0.0]), np.array([0.001, 0.0]),
+    ...                        n_stars=100, n_rejected=4)
+    >>> growth.magnitude.round(4)
+    array([0.2423, 0.    ])
     """
 
     radius: np.ndarray

@@ -171,7 +171,8 @@ def fit_psf_fluxes(
     Returns
     -------
     dict of numpy.ndarray
-        flux, variance, level, level_variance, chi2, n_pixels, missing, flags.
+        flux, variance, level, level_variance, chi2, n_pixels, missing, flags; ``photons``: the
+        variance that the star's own photons make is ``flux / gain * photons``.
     """
     if weighting not in _WEIGHTINGS:
         raise PogsonValueError(f"weighting is {weighting!r}; allowed: {choices(_WEIGHTINGS)}.")
@@ -181,7 +182,7 @@ def fit_psf_fluxes(
     n = x.size
     out: dict[str, np.ndarray] = {
         name: np.full(n, np.nan)
-        for name in ("flux", "variance", "level", "level_variance", "chi2", "missing")
+        for name in ("flux", "variance", "level", "level_variance", "chi2", "photons", "missing")
     }
     out["n_pixels"] = np.zeros(n, np.int64)
     flags = np.zeros(n, np.int32)
@@ -240,13 +241,13 @@ def _fit_rows(
         part = rows[start : start + step]
         stamps, x_min, y_min = psf.draw_many(x=x[part], y=y[part], half_size=half_size)
         m = part.size
-        floats = [np.empty(m) for _ in range(5)]
+        floats = [np.empty(m) for _ in range(6)]
         used, lost, off = np.zeros(m, np.int64), np.empty(m), np.zeros(m, bool)
         _kernels.psf_fits(
             image, noise, bad, ratio, use_ratio, stamps, x_min - box.x_min, y_min - box.y_min,
             weighting == "variance", local, *floats, used, lost, off,
         )  # fmt: skip
-        names = ("flux", "variance", "level", "level_variance", "chi2")
+        names = ("flux", "variance", "level", "level_variance", "chi2", "photons")
         for name, values in zip(names, floats, strict=True):
             out[name][part] = values
         out["n_pixels"][part], out["missing"][part], cut[part] = used, lost, off

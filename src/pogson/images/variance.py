@@ -35,6 +35,16 @@ class VarianceEstimate:
         Where the gain came from.
     variance_from : {"variance plane", "background rms"}
         Where the variance came from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pogson.images import Exposure
+    >>> exposure = Exposure(np.ones((2, 2)), variance=np.full((2, 2), 4.0), unit="adu",
+    ...                     measure="fluence")
+    >>> estimate_variance(exposure).to_dict()
+    {'includes_sources': True, 'gain': None, 'gain_from': 'unknown',
+     'variance_from': 'variance plane'}
     """
 
     variance: np.ndarray

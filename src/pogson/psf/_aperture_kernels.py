@@ -96,8 +96,11 @@ def _subpixel_row(y, subpixels, cxx, cxy, cyy, area, first_edge, n, weights):
 
 @njit(cache=True, nogil=True)
 def _careful_row(row, variance, bad, has_variance, has_bad, j, i0, n, weights):
-    """Sum one row pixel by pixel; returns flux, variance, good and bad area."""
-    flux, var, used, lost = 0.0, 0.0, 0.0, 0.0
+    """Sum one row pixel by pixel.
+
+    Returns flux, variance, good and bad area, and the sums of w^2 I and w^2.
+    """
+    flux, var, used, lost, squares, square_area = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(n):
         w = weights[i]
         if w == 0.0:
@@ -114,15 +117,17 @@ def _careful_row(row, variance, bad, has_variance, has_bad, j, i0, n, weights):
             flux += w * value
             var += w * w * v
             used += w
+            squares += w * w * value
+            square_area += w * w
         else:
             lost += w
-    return flux, var, used, lost
+    return flux, var, used, lost, squares, square_area
 
 
 @njit(cache=True, nogil=True)
 def _one(image, variance, bad, has_variance, has_bad, careful, xc, yc, a, b, theta, subpixels,
          edges, below, line0, line1, weights):  # fmt: skip
-    """Sum one aperture; returns flux, variance, area, bad area, truncated."""
+    """Sum one aperture; returns flux, variance, area, bad area, truncated, sums of w^2 I, w^2."""
     ny, nx = image.shape
     c, s = math.cos(theta), math.sin(theta)
     cxx = a * a * c * c + b * b * s * s
@@ -138,9 +143,9 @@ def _one(image, variance, bad, has_variance, has_bad, careful, xc, yc, a, b, the
     j0 = math.floor(max(yc - gamma + 0.5, 0.0))
     j1 = math.floor(min(yc + gamma + 0.5, ny - 1.0))
     n = i1 - i0 + 1
-    flux, var, used, lost = 0.0, 0.0, 0.0, 0.0
+    flux, var, used, lost, squares, square_area = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     if n < 1 or j1 < j0:
-        return flux, var, used, lost, True
+        return flux, var, used, lost, True, squares, square_area
     left0, right0 = np.inf, -np.inf
     if subpixels == 0:
         for i in range(n + 1):
@@ -175,33 +180,38 @@ def _one(image, variance, bad, has_variance, has_bad, careful, xc, yc, a, b, the
                 flux += w * row[i0 + i]
                 used += w
             continue
-        f, v, u, w = _careful_row(row, variance, bad, has_variance, has_bad, j, i0, n, weights)
+        f, v, u, w, s2, a2 = _careful_row(
+            row, variance, bad, has_variance, has_bad, j, i0, n, weights
+        )
         flux, var, used, lost = flux + f, var + v, used + u, lost + w
-    return flux, var, used, lost, truncated
+        squares, square_area = squares + s2, square_area + a2
+    return flux, var, used, lost, truncated, squares, square_area
 
 
 @njit(cache=True, nogil=True)
 def aperture_sums(image, variance, bad, has_variance, has_bad, x, y, a, b, theta, subpixels,
-                  size, flux, var, area, bad_area, truncated):  # fmt: skip
+                  size, flux, var, area, bad_area, truncated, squares, square_area):  # fmt: skip
     """Sum apertures on one image; ``subpixels`` 0 means exact overlap."""
     edges, below = np.empty(size), np.empty(size)
     line0, line1, weights = np.empty(size), np.empty(size), np.empty(size)
     for k in range(x.size):
         if not (math.isfinite(x[k]) and math.isfinite(y[k])):
             flux[k], var[k], area[k], bad_area[k], truncated[k] = np.nan, np.nan, 0.0, 0.0, True
+            squares[k], square_area[k] = np.nan, 0.0
             continue
         careful = has_variance or has_bad
-        f, v, u, lost, cut = _one(
+        f, v, u, lost, cut, s2, a2 = _one(
             image, variance, bad, has_variance, has_bad, careful,
             x[k], y[k], a[k], b[k], theta[k], subpixels, edges, below, line0, line1, weights,
         )  # fmt: skip
         if not careful and not math.isfinite(f):
-            f, v, u, lost, cut = _one(
+            f, v, u, lost, cut, s2, a2 = _one(
                 image, variance, bad, has_variance, has_bad, True,
                 x[k], y[k], a[k], b[k], theta[k], subpixels, edges, below, line0, line1, weights,
             )  # fmt: skip
         if u <= 0.0:
-            f, v = np.nan, np.nan
+            f, v, s2 = np.nan, np.nan, np.nan
+        squares[k], square_area[k] = s2, a2
         flux[k], var[k], area[k], bad_area[k], truncated[k] = f, v, u, lost, cut
 
 

@@ -24,7 +24,16 @@ _KINDS = ("exact", "sinc", "center", "subpixel")
 
 
 class ApertureSums(NamedTuple):
-    """Result of `ApertureOperator.sum`; every member has the broadcast shape of the sources."""
+    """Result of `ApertureOperator.sum`; every member has the broadcast shape of the sources.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.full((11, 11), 2.0)
+    >>> sums = ApertureOperator.center().sum(image, x=5.0, y=5.0, a=1.2, variance=image)
+    >>> float(sums.flux), float(sums.area), bool(sums.truncated)
+    (10.0, 5.0, False)
+    """
 
     flux: Any
     """Sum over usable pixels, in the unit of the image; NaN where no pixel was usable."""
@@ -36,6 +45,11 @@ class ApertureSums(NamedTuple):
     """Area of the aperture on bad pixels: masked, or with non-finite value or variance."""
     truncated: Any
     """True where the aperture runs off the image (its pixels there contribute nothing)."""
+    squares: Any = None
+    """Sum of weight squared times pixel value, or None when no variance was given: divided by the
+    gain, the variance that the photons of the light in the aperture add."""
+    square_area: Any = None
+    """Sum of weight squared, in pixels, or None when no variance was given."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -182,7 +196,8 @@ class ApertureOperator:
         Returns
         -------
         sums : ApertureSums
-            Flux, variance, area, bad area and truncation flag per source.
+            Flux, variance, area, bad area and truncation flag per source; with a variance also the
+            sums of weight squared, with and without the pixel value.
 
         Raises
         ------
@@ -211,13 +226,16 @@ class ApertureOperator:
         shape, (xs, ys, aa, bb, tt) = _sources(x, y, a, b, theta)
         arguments = (xs - x_min, ys - y_min, aa, bb, tt)
         n = xs.size
-        flux, var, area, lost = (np.zeros(n) for _ in range(4))
+        flux, var, area, lost, squares, square_area = (np.zeros(n) for _ in range(6))
         cut = np.zeros(n, bool)
         flags = (variance is not None, bad is not None)
         if self.kind == "sinc":
             from pogson.psf.sinc import sinc_sums
 
-            sinc_sums(pixels, noise, mask, *flags, *arguments, flux, var, area, lost, cut)
+            sinc_sums(
+                pixels, noise, mask, *flags, *arguments, flux, var, area, lost, cut, squares,
+                square_area,
+            )  # fmt: skip
         else:
             from pogson.psf import _aperture_kernels as kernels
 
@@ -225,11 +243,12 @@ class ApertureOperator:
             size = min(size, pixels.shape[1] + 2)
             kernels.aperture_sums(
                 pixels, noise, mask, *flags, *arguments, self._samples, size,
-                flux, var, area, lost, cut,
+                flux, var, area, lost, cut, squares, square_area,
             )  # fmt: skip
-        parts: list[Any] = [v.reshape(shape)[()] for v in (flux, var, area, lost, cut)]
+        sums = (flux, var, area, lost, cut, squares, square_area)
+        parts: list[Any] = [v.reshape(shape)[()] for v in sums]
         if variance is None:
-            parts[1] = None
+            parts[1] = parts[5] = parts[6] = None
         return ApertureSums(*parts)
 
 

@@ -37,7 +37,15 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], PSF]] = {}
 
 
 class Stamp(NamedTuple):
-    """A unit-flux star on pixels."""
+    """A unit-flux star on pixels.
+
+    Examples
+    --------
+    >>> from pogson.psf import GaussianPSF
+    >>> stamp = GaussianPSF(fwhm=3.0).draw(x=10.0, y=20.0, half_size=5)
+    >>> stamp.box
+    Box(x_min=5, y_min=15, nx=11, ny=11)
+    """
 
     image: np.ndarray
     """Pixel values, float64, shape (ny, nx)."""
@@ -107,6 +115,16 @@ class PSF(ABC):
 
     Concrete kinds implement `_draw`, `fwhm`, `default_half_size` and `_parameters`; everything
     public is here, so that every kind behaves alike.
+
+    Examples
+    --------
+    >>> from pogson.psf import MoffatPSF
+    >>> psf = MoffatPSF(fwhm=4.0, beta=3.0)
+    >>> psf.pixel_integrated, psf.normalization.kind, psf.box
+    (True, 'total', None)
+    >>> stamp = psf.draw(x=30.2, y=29.9, half_size=20)
+    >>> stamp.image.shape, round(float(stamp.image.sum()), 3)
+    ((41, 41), 0.999)
     """
 
     __slots__ = ("_box", "_identifier", "_normalization")
@@ -131,6 +149,11 @@ class PSF(ABC):
     def normalization(self) -> PsfNormalization:
         """What the unit flux of a drawn star means."""
         return self._normalization
+
+    @property
+    def detector(self) -> str:
+        """Name or number of the detector whose PSF it is; empty where that is not known."""
+        return ""
 
     @property
     def identifier(self) -> str:

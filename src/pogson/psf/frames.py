@@ -130,6 +130,18 @@ class PixelFrame:
         }
 
 
+def _in_groups(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Repeat the last position until there are whole groups of 8.
+
+    Matrix products round the last few rows otherwise, a single one most of all; a star must not
+    depend on which others are drawn with it.
+    """
+    if not x.size:
+        return x, y
+    extra = (0, -x.size % 8)
+    return np.pad(x, extra, mode="edge"), np.pad(y, extra, mode="edge")
+
+
 @dataclass(frozen=True, slots=True)
 class SkyFrame:
     """Samples on the sky, u toward west and v toward north, varying with field position.
@@ -150,6 +162,16 @@ class SkyFrame:
     ------
     PogsonValueError
         If the spacing is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pogson.sky import FitsSkyMap
+    >>> sky = FitsSkyMap.tan(30.0, -20.0, x=100.0, y=100.0, scale_arcsec=0.25)
+    >>> frame = SkyFrame(sky, 30.0, -20.0, spacing=0.3)
+    >>> u, v = frame.coordinates(np.array([104.0]), np.array([100.0]))
+    >>> float(u[0]), float(abs(v[0]))
+    (1.0, 0.0)
     """
 
     sky: SkyMap
@@ -170,13 +192,15 @@ class SkyFrame:
 
     def coordinates(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (U, V) at pixel positions, in arcsec."""
-        ra, dec = self.sky.sky(x=x, y=y)
+        xs, ys = _in_groups(x, y)
+        ra, dec = self.sky.sky(x=xs, y=ys)
         xi, eta = gnomonic(ra, dec, self.ra, self.dec)
-        return -xi, eta
+        return -xi[: x.size], eta[: x.size]
 
     def matrix(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return d(grid)/d(pixel), shape (n, 2, 2)."""
-        jacobian = np.array(self.sky.jacobian(x=x, y=y), np.float64)
+        xs, ys = _in_groups(x, y)
+        jacobian = np.array(self.sky.jacobian(x=xs, y=ys)[: x.size], np.float64)
         jacobian[:, 0, :] *= -1.0
         return jacobian / self.spacing
 

@@ -77,7 +77,8 @@ class PixelGridPSF(PSF):
         By default ``PsfNormalization("box")``: the samples at the position sum to 1. With
         "total" they are taken as they are.
     metadata : mapping, optional
-        JSON-ready facts about the origin (file, seeing, error of a fit); not interpreted.
+        JSON-ready facts about the origin (file, seeing, error of a fit); not interpreted, but
+        for ``detector``, which an exposure's own detector must match.
 
     Raises
     ------
@@ -168,6 +169,11 @@ class PixelGridPSF(PSF):
         return self._frame
 
     @property
+    def center(self) -> tuple[float, float]:
+        """Grid coordinates (x, y) of the star."""
+        return self._center
+
+    @property
     def interpolation(self) -> str:
         """Name of the interpolation kernel."""
         return self._interpolation
@@ -176,6 +182,11 @@ class PixelGridPSF(PSF):
     def metadata(self) -> Mapping[str, Any]:
         """Facts about the origin of the PSF, read-only."""
         return self._metadata
+
+    @property
+    def detector(self) -> str:
+        """Name or number of the detector, from ``metadata["detector"]``; empty if not there."""
+        return str(self._metadata.get("detector", ""))
 
     def samples(self, *, x: Any, y: Any) -> np.ndarray:
         """Return the samples at positions, as drawing uses them.

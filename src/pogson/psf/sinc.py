@@ -108,12 +108,13 @@ def sinc_sums(
     image: np.ndarray, variance: np.ndarray, bad: np.ndarray, has_variance: bool, has_bad: bool,
     x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, theta: np.ndarray,
     flux: np.ndarray, var: np.ndarray, area: np.ndarray, lost: np.ndarray, cut: np.ndarray,
+    squares: np.ndarray, square_area: np.ndarray,
 ) -> None:  # fmt: skip
     """Fill sinc-aperture sums for flat arrays of sources (see `ApertureOperator.sum`)."""
     if x.size == 0:
         return
     good = np.isfinite(x) & np.isfinite(y)
-    flux[~good], var[~good], cut[~good] = np.nan, np.nan, True
+    flux[~good], var[~good], squares[~good], cut[~good] = np.nan, np.nan, np.nan, True
     sizes = np.array([sinc_box_size(s) for s in np.maximum(a, b)])
     for size in np.unique(sizes[good]):
         rows = np.flatnonzero(good & (sizes == size))
@@ -126,26 +127,27 @@ def sinc_sums(
             )
             for k, w, i, j in zip(part, weights, ix, iy, strict=True):
                 _apply(k, w, float(i), float(j), image, variance, bad, has_variance, has_bad,
-                       flux, var, area, lost, cut)  # fmt: skip
+                       flux, var, area, lost, cut, squares, square_area)  # fmt: skip
 
 
 def _apply(
     k: int, weights: np.ndarray, ix: float, iy: float,
     image: np.ndarray, variance: np.ndarray, bad: np.ndarray, has_variance: bool, has_bad: bool,
     flux: np.ndarray, var: np.ndarray, area: np.ndarray, lost: np.ndarray, cut: np.ndarray,
+    squares: np.ndarray, square_area: np.ndarray,
 ) -> None:  # fmt: skip
     """Apply one coefficient box to the image."""
     ny, nx = image.shape
     half = weights.shape[0] // 2
     if abs(ix) > 1e9 or abs(iy) > 1e9:
-        flux[k], var[k], cut[k] = np.nan, np.nan, True
+        flux[k], var[k], squares[k], cut[k] = np.nan, np.nan, np.nan, True
         return
     x0, y0 = int(ix) - half, int(iy) - half
     i0, i1 = max(x0, 0), min(x0 + 2 * half, nx)
     j0, j1 = max(y0, 0), min(y0 + 2 * half, ny)
     cut[k] = (i1 - i0, j1 - j0) != (2 * half, 2 * half)
     if i1 <= i0 or j1 <= j0:
-        flux[k], var[k] = np.nan, np.nan
+        flux[k], var[k], squares[k] = np.nan, np.nan, np.nan
         return
     w = weights[j0 - y0 : j1 - y0, i0 - x0 : i1 - x0]
     values = image[j0:j1, i0:i1].astype(np.float64)
@@ -158,9 +160,13 @@ def _apply(
     if usable.all():
         flux[k], area[k] = np.vdot(w, values), w.sum()
         if has_variance:
-            var[k] = np.vdot(w * w, noise)
+            w2 = w * w
+            var[k], squares[k], square_area[k] = np.vdot(w2, noise), np.vdot(w2, values), w2.sum()
         return
     flux[k] = np.sum(w[usable] * values[usable]) if usable.any() else np.nan
     area[k], lost[k] = w[usable].sum(), w[~usable].sum()
     if has_variance:
-        var[k] = np.sum(w[usable] ** 2 * noise[usable]) if usable.any() else np.nan
+        w2 = w[usable] ** 2
+        var[k] = np.sum(w2 * noise[usable]) if usable.any() else np.nan
+        squares[k] = np.sum(w2 * values[usable]) if usable.any() else np.nan
+        square_area[k] = w2.sum()

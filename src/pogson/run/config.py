@@ -22,6 +22,8 @@ from pogson.errors import ConfigError
 from pogson.run.config_messages import config_error
 
 __all__ = [
+    "AuditConfig",
+    "AuditLimitsConfig",
     "InputsConfig",
     "MeasureConfig",
     "OutputConfig",
@@ -222,6 +224,71 @@ class TruthConfig(_Section):
     match_radius: PositiveFloat = 0.5
 
 
+class AuditLimitsConfig(_Section):
+    """``[audit.limits]``: what the audit must not break; see `pogson.inject.AuditLimits`.
+
+    A limit is broken where the measured value lies beyond it by more than ``significance`` of its
+    own standard errors, or could not be measured.
+
+    Examples
+    --------
+    >>> AuditLimitsConfig(max_bias_mmag=5).significance
+    2.0
+    """
+
+    max_bias_mmag: PositiveFloat | None = None
+    max_pull_mean: PositiveFloat | None = None
+    min_pull_rms: PositiveFloat | None = None
+    max_pull_rms: PositiveFloat | None = None
+    min_depth_50: float | None = None
+    min_depth_90: float | None = None
+    min_bright_completeness: float | None = Field(default=None, gt=0.0, le=1.0)
+    min_purity: float | None = Field(default=None, gt=0.0, le=1.0)
+    max_background_residual: PositiveFloat | None = None
+    significance: float = Field(default=2.0, ge=0.0, le=10.0)
+
+
+class AuditConfig(_Section):
+    """``[audit]``: sources injected into every exposure and recovered; lengths in arcsec.
+
+    Examples
+    --------
+    >>> AuditConfig().number
+    200
+    """
+
+    enabled: bool = True
+    number: PositiveInt = 200
+    rounds: PositiveInt = 1
+    pattern: Literal["random", "grid", "hexagonal"] = "random"
+    min_separation: float | None = Field(default=None, ge=0.0)
+    avoid: float = Field(default=0.0, ge=0.0)
+    magnitudes: Literal["auto"] | Annotated[list[float], Field(min_length=2, max_length=2)] = "auto"
+    distribution: str | None = None
+    weight: str | None = None
+    reference: str | None = None
+    photon_noise: Literal["auto", "on", "off"] = "auto"
+    injection_psf: str | None = None
+    neighbors: str | None = None
+    match_radius: PositiveFloat | None = None
+    isolation: PositiveFloat | None = None
+    neighbor_light: PositiveFloat = 0.1
+    pull_snr: Annotated[list[float], Field(min_length=2, max_length=2)] = [5.0, 200.0]
+    bin_width: PositiveFloat = 0.5
+    seed: int = 0
+    limits: AuditLimitsConfig = Field(default_factory=AuditLimitsConfig)
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> AuditConfig:
+        if self.magnitudes != "auto" and not self.magnitudes[0] < self.magnitudes[1]:
+            raise ValueError(f"magnitudes = {self.magnitudes} must be [bright, faint]")
+        if not 0 <= self.pull_snr[0] < self.pull_snr[1]:
+            raise ValueError(f"pull_snr = {self.pull_snr} must be [low, high]")
+        if self.weight is not None and self.distribution is None:
+            raise ValueError("weight names a column of distribution, which is not given")
+        return self
+
+
 class RunConfig(_Section):
     """A whole survey configuration; see `load_config`.
 
@@ -240,6 +307,7 @@ class RunConfig(_Section):
     output: OutputConfig = Field(default_factory=OutputConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     truth: TruthConfig | None = None
+    audit: AuditConfig | None = None
     folder: Path = Field(default=Path(), exclude=True, repr=False)
 
     @model_validator(mode="after")

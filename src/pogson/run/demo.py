@@ -13,6 +13,22 @@ if TYPE_CHECKING:
 __all__ = ["run_demo"]
 
 _STAMP = "simulation.json"
+_AUDIT_PER_MEGAPIXEL = 200
+_AUDIT = (
+    "audit.enabled=true",
+    # the simulation knows every star, also those too faint for one exposure
+    "audit.neighbors=truth.parquet",
+)
+_LIMITS = (
+    "audit.limits.max_bias_mmag=3",
+    "audit.limits.max_pull_mean=0.1",
+    "audit.limits.min_pull_rms=0.93",
+    "audit.limits.max_pull_rms=1.07",
+    "audit.limits.min_bright_completeness=0.97",
+    "audit.limits.min_purity=0.98",
+    "audit.limits.significance=3",
+)
+_SIZE_FOR_LIMITS = 768  # smaller images hold too few sources to be judged
 
 
 def run_demo(
@@ -23,8 +39,9 @@ def run_demo(
     size: int = 1024,
     seed: int = 20260101,
     listener: Listener | None = None,
+    audit: bool = True,
 ) -> RunResult:
-    """Simulate the demo survey into a folder and calibrate it.
+    """Simulate the demo survey into a folder, calibrate it, and audit the calibration.
 
     A simulation of the same model and seed that is there already is used again.
 
@@ -42,6 +59,8 @@ def run_demo(
         Seed of every random stream.
     listener : object, optional
         Progress display; see `pogson.run.run_survey`.
+    audit : bool, optional
+        Inject sources and recover them; with limits from a size of 768 pixels on.
 
     Returns
     -------
@@ -62,8 +81,15 @@ def run_demo(
             f"{root} holds other files; give 'pogson demo' an empty or new folder with --output."
         )
     config_file = _simulated(root / "survey", size, seed, workers or usable_cores(), listener)
-    config = load_config(config_file, output=root / "results")
+    config = load_config(config_file, _audit(size) if audit else (), output=root / "results")
     return run_survey(config, workers=workers, scheduler=scheduler, listener=listener)
+
+
+def _audit(size: int) -> tuple[str, ...]:
+    """Return what the demo adds to the configuration of the simulated survey."""
+    number = max(1, round(_AUDIT_PER_MEGAPIXEL * (size / 1024) ** 2))
+    limits = _LIMITS if size >= _SIZE_FOR_LIMITS else ()
+    return (*_AUDIT, f"audit.number={number}", *limits)
 
 
 def _simulated(folder: Path, size: int, seed: int, workers: int, listener: Listener | None) -> Path:

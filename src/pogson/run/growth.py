@@ -25,6 +25,7 @@ def corrected_to_largest(
     apertures: list[FluxReference],
     aperture: FluxReference,
     exposure: Exposure,
+    stars: Table | None = None,
 ) -> tuple[np.ndarray, np.ndarray, FluxReference]:
     """Return fluxes of one aperture corrected to the largest measured, where no PSF is known.
 
@@ -38,6 +39,8 @@ def corrected_to_largest(
         The aperture to correct.
     exposure : Exposure
         For the box of the correction field.
+    stars : astropy.table.Table, optional
+        Measurements from which the correction is found; by default ``table`` itself.
 
     Returns
     -------
@@ -59,7 +62,8 @@ def corrected_to_largest(
     err = np.asarray(table[f"flux_{aperture.slug}_err"], float)
     if largest == aperture:
         return flux, err, aperture
-    use = _bright(table, largest)
+    stars = table if stars is None else stars
+    use = _bright(stars, largest)
     order = next((o for least, o in _STARS_FOR_ORDER if use.sum() >= least), None)
     if order is None:
         raise CalibrationError(
@@ -67,7 +71,7 @@ def corrected_to_largest(
             f"{largest.label}) for a curve of growth; set measure.total = 'none', or give a PSF."
         )
     correction: Any = fit_aperture_correction(
-        table, aperture, largest, box=exposure.box, order=order, use=use
+        stars, aperture, largest, box=exposure.box, order=order, use=use
     )
     out = correction.apply(
         flux, err, x=np.asarray(table["x"], float), y=np.asarray(table["y"], float)

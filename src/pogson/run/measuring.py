@@ -115,24 +115,38 @@ def measure_exposure(job: MeasureJob) -> dict[str, Any]:
         raise MissingDataError(job.task.problem)
     exposure = open_exposure(job.config, job.task, job.reference_area)
     settings = job.config.measure
-    if settings.background != "none" and exposure.background is None:
-        from pogson.images import estimate_background
-
-        sky = estimate_background(
-            exposure,
-            mesh=max(4, min(settings.background_mesh, *exposure.box.shape)),
-            filter_size=settings.background_filter,
-            mask_sources=True,
-        )
-        exposure = exposure.with_background(sky)
+    exposure = with_background(exposure, settings)
     table, origin = _measured(exposure, settings, job.positions)
-    reference, how = _add_calibration_flux(table, exposure, settings)
+    reference, how = add_calibration_flux(table, exposure, settings)
     record = _record(exposure, table, settings, reference, how)
     record["positions_from"] = origin
     record["key"] = job.task.key
     write_catalog(job.table, table)
     atomic_write_text(job.record, json.dumps(record, allow_nan=False))
     return {"n_sources": len(table)}
+
+
+def with_background(exposure: Exposure, settings: MeasureConfig) -> Exposure:
+    """Return the exposure with the background that the configuration asks for.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The exposure; a background that it has already is kept.
+    settings : MeasureConfig
+        Section ``[measure]``.
+    """
+    from pogson.images import estimate_background
+
+    if settings.background == "none" or exposure.background is not None:
+        return exposure
+    sky = estimate_background(
+        exposure,
+        mesh=max(4, min(settings.background_mesh, *exposure.box.shape)),
+        filter_size=settings.background_filter,
+        mask_sources=True,
+    )
+    return exposure.with_background(sky)
 
 
 def aperture_references(settings: MeasureConfig) -> list[FluxReference]:
@@ -149,18 +163,53 @@ def _measured(
     exposure: Exposure, settings: MeasureConfig, positions: str | None
 ) -> tuple[Table, str]:
     """Return the measurements at detected or given positions, and where those came from."""
-    from pogson.calib import FluxReference
+    if positions is None:
+        return measure_detected(exposure, settings), f"detected at {settings.threshold:g} sigma"
+    x, y, ids = _forced_positions(exposure, positions)
+    table = measure_positions(exposure, settings, x=x, y=y, ids=ids)
+    return table, f"forced from {Path(positions).name}"
+
+
+def measure_detected(exposure: Exposure, settings: MeasureConfig) -> Table:
+    """Return the measurements of the sources that are found on an exposure.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        With its background.
+    settings : MeasureConfig
+        Section ``[measure]``.
+    """
     from pogson.images import detect
+
+    found = detect(exposure, settings.threshold, min_pixels=settings.min_area)
+    table = measure_positions(exposure, settings, x=found["x"], y=found["y"], ids=found["id"])
+    for name in ("half_light_radius", "a", "b", "theta", "n_pixels"):
+        table[name] = found[name]
+    table["flags"] |= found["flags"]
+    table["detection_flags"] = found["flags"]
+    return table
+
+
+def measure_positions(
+    exposure: Exposure, settings: MeasureConfig, *, x: Any, y: Any, ids: Any
+) -> Table:
+    """Return the measurements at positions: every aperture of the configuration, and the PSF's.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        With its background.
+    settings : MeasureConfig
+        Section ``[measure]``.
+    x, y : array_like
+        Positions in pixels (0-based, pixel centres on integers).
+    ids : array_like
+        Identifiers.
+    """
+    from pogson.calib import FluxReference
     from pogson.images.apertures import LocalAnnulus, measure_sources
 
-    found: Any = None
-    if positions is None:
-        found = detect(exposure, settings.threshold, min_pixels=settings.min_area)
-        x, y, ids = found["x"], found["y"], found["id"]
-        origin = f"detected at {settings.threshold:g} sigma"
-    else:
-        x, y, ids = _forced_positions(exposure, positions)
-        origin = f"forced from {Path(positions).name}"
     references: list[FluxReference] = list(aperture_references(settings))
     if settings.psf_flux and exposure.psf is not None:
         references.append(FluxReference.psf(normalization=exposure.psf.normalization))
@@ -170,7 +219,7 @@ def _measured(
         background = LocalAnnulus(inner, outer, frame="sky")
     center_x, center_y = exposure.box.center
     scale = float(exposure.sky.pixel_scale(x=center_x, y=center_y))  # type: ignore[union-attr]
-    table = measure_sources(
+    return measure_sources(
         exposure,
         x=x,
         y=y,
@@ -179,12 +228,6 @@ def _measured(
         ids=ids,
         neighbor_radius=1.5 * settings.calibration_aperture / scale,
     )
-    if found is not None:
-        for name in ("half_light_radius", "a", "b", "theta", "n_pixels"):
-            table[name] = found[name]
-        table["flags"] |= found["flags"]
-        table["detection_flags"] = found["flags"]
-    return table, origin
 
 
 def _forced_positions(exposure: Exposure, path: str) -> tuple[Any, Any, Any]:
@@ -206,12 +249,27 @@ def _forced_positions(exposure: Exposure, path: str) -> tuple[Any, Any, Any]:
     return np.asarray(x)[inside], np.asarray(y)[inside], ids[inside]
 
 
-def _add_calibration_flux(
-    table: Table, exposure: Exposure, settings: MeasureConfig
+def add_calibration_flux(
+    table: Table, exposure: Exposure, settings: MeasureConfig, stars: Table | None = None
 ) -> tuple[FluxReference, str]:
     """Make sure that the flux to which zero points are fitted is there; return its reference.
 
-    Its column is named ``flux_`` and the slug of its reference.
+    Parameters
+    ----------
+    table : astropy.table.Table
+        Measurements; a column named ``flux_`` and the slug of the reference is added.
+    exposure : Exposure
+        The exposure measured.
+    settings : MeasureConfig
+        Section ``[measure]``.
+    stars : astropy.table.Table, optional
+        Measurements whose curve of growth is used; by default ``table`` itself.
+
+    Returns
+    -------
+    reference : FluxReference
+    how : str
+        How the flux was made, in words.
     """
     from pogson.calib import FluxReference
 
@@ -239,7 +297,7 @@ def _add_calibration_flux(
     elif kind == "growth":
         from pogson.run.growth import corrected_to_largest
 
-        flux, err, reference = corrected_to_largest(table, apertures, aperture, exposure)
+        flux, err, reference = corrected_to_largest(table, apertures, aperture, exposure, stars)
         how = f"{aperture.label}, corrected to {reference.label} by the curve of growth"
     else:
         return reference, f"{aperture.label}, as it is"

@@ -1,4 +1,4 @@
-"""The whole run: plan, three stages of parallel tasks, numbers across exposures, report."""
+"""The whole run: plan, stages of parallel tasks, numbers across exposures, report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ import numpy as np
 
 from pogson.errors import ConfigError, PogsonError
 from pogson.parallel import TaskResult, get_executor, map_tasks
+from pogson.run.audit_plan import AuditPlan
+from pogson.run.audit_stage import (
+    audit_tasks,
+    audited,
+    check_audit_files,
+    finish_audit,
+    forget_audit,
+    shorten,
+)
+from pogson.run.auditing import audit_exposure
 from pogson.run.calibrating import CalibrateJob, calibrate_exposure
 from pogson.run.config import RunConfig
 from pogson.run.measuring import MeasureJob, measure_exposure
@@ -75,13 +85,22 @@ class RunResult:
     n_computed : int
         Tasks computed now; the others were up to date.
     failures : tuple of Failure
-        Exposures that failed.
+        Exposures that failed; those of stage "audit" were calibrated all the same.
     summary : dict
         What ``summary.json`` holds.
     headlines : tuple of str
         The result in a few sentences.
     report : pathlib.Path or None
         The HTML report.
+    audit_passed : bool or None
+        Whether the audit broke no limit; None: there was none.
+
+    Examples
+    --------
+    >>> result = RunResult(Path("results"), n_done=3, n_computed=9, failures=(), summary={},
+    ...                    headlines=("3 of 3 exposures calibrated.",), report=None)
+    >>> result.n_done, result.failures
+    (3, ())
     """
 
     folder: Path
@@ -91,6 +110,7 @@ class RunResult:
     summary: dict[str, Any]
     headlines: tuple[str, ...]
     report: Path | None
+    audit_passed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,8 @@ class _Run:
     listener: Listener | None
     prints: dict[tuple[str, str], str] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    audit_failures: dict[str, Failure] = field(default_factory=dict)
+    audit_plan: AuditPlan | None = None
     n_computed: int = 0
 
     @property
@@ -178,9 +200,12 @@ class _Run:
                 reason = f"{result.error.kind}: {reason} (unexpected; traceback in run.log)"
             for output in item.outputs:
                 Path(output).unlink(missing_ok=True)
-            for later in ("zero_point", "calibrate"):  # results of inputs that are no more
-                TaskState(self.root / "stages" / later, item.key).begin()
-            self.failures[item.key] = Failure(item.key, stage, reason)
+            if stage != "audit":
+                for later in ("zero_point", "calibrate", "audit"):  # of inputs that are no more
+                    TaskState(self.root / "stages" / later, item.key).begin()
+            # an exposure that could not be audited is calibrated all the same
+            failures = self.audit_failures if stage == "audit" else self.failures
+            failures[item.key] = Failure(item.key, stage, reason)
             _log.error("%s %s failed: %s\n%s", stage, item.key, reason, result.error.traceback)
         if self.listener is not None:
             self.listener.advance(item.key, reason)
@@ -203,12 +228,23 @@ def describe_plan(config: RunConfig) -> list[str]:
     ------
     ConfigError
         If the configuration or a file that it names is wrong.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pogson.run import load_config
+    >>> from pogson.simulate import demo_model, simulate_survey
+    >>> model = demo_model(size=96).with_(n_visits=1, psf_files="json")
+    >>> survey = simulate_survey(model, tempfile.mkdtemp(), rng_seed=1)
+    >>> lines = describe_plan(load_config(survey.config))
+    >>> len(lines), lines[0][:31]
+    (5, 'simulated survey: 4 exposures i')
     """
     tasks = plan_exposures(config)
     _check_given_files(config)
     lines = [
         f"{config.survey.name}: {len(tasks)} exposures into {config.output_folder}; zero points "
-        f"from {config.zero_point.source}"
+        f"from {config.zero_point.source}" + ("; audited" if audited(config) else "")
     ]
     for task in tasks:
         extra = [f"detector {task.detector}"] if task.detector is not None else []
@@ -228,6 +264,7 @@ def _check_given_files(config: RunConfig) -> None:
     ):
         if value is not None and value != "deepest" and not config.path(value).exists():
             raise ConfigError(f"[{section}] {key}: there is no file {str(config.path(value))!r}.")
+    check_audit_files(config)
 
 
 @contextmanager
@@ -341,6 +378,20 @@ def _run_stages(run: _Run) -> None:
     run.stage("measure", measure_exposure, items)
     _zero_point_stage(run, settings)
     _calibrate_stage(run, settings, area)
+    _audit_stage(run, area)
+
+
+def _audit_stage(run: _Run, area: float | None) -> None:
+    if not audited(run.config) or not run.alive():
+        forget_audit(run.root)
+        return
+    run.audit_plan, found, problems = audit_tasks(
+        run.config, run.alive(), run.files, run.prints, area
+    )
+    for key, reason in problems.items():
+        run.audit_failures[key] = Failure(key, "audit", reason)
+        _log.error("audit %s failed: %s", key, reason)
+    run.stage("audit", audit_exposure, [_Item(*item) for item in found])
 
 
 def _zero_point_stage(run: _Run, settings: dict[str, Any]) -> None:
@@ -493,6 +544,14 @@ def _finish(run: _Run) -> RunResult:
     failures = tuple(run.failures[t.key] for t in run.tasks if t.key in run.failures)
     summary = make_summary(run.config, run.tasks, failures, run.root, run.files)
     root = run.root
+    passed = None
+    if run.audit_plan is not None:
+        reasons = {f.key: f.reason for f in run.audit_failures.values()}
+        audit = finish_audit(
+            run.config, run.tasks, run.files, run.audit_plan, reasons, summary, root
+        )
+        summary["audit"], passed = shorten(audit), bool(audit["passed"])
+        atomic_write_text(root / "audit.json", json.dumps(audit, indent=1, allow_nan=False))
     text = run.config.model_dump_json(indent=1)
     atomic_write_text(root / "config.json", text)
     atomic_write_text(root / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
@@ -505,6 +564,7 @@ def _finish(run: _Run) -> RunResult:
             run.listener.advance("report", None)
     _log.info("finished: %d done, %d failed", len(run.alive()), len(failures))
     return RunResult(
-        root, len(run.alive()), run.n_computed, failures, summary, tuple(headlines(summary)),
-        report,
+        root, len(run.alive()), run.n_computed,
+        (*failures, *(run.audit_failures[t.key] for t in run.tasks if t.key in run.audit_failures)),
+        summary, tuple(headlines(summary)), report, passed,
     )  # fmt: skip

@@ -92,7 +92,7 @@ def plan_exposures(config: RunConfig) -> list[ExposureTask]:
     if not tasks:
         raise ConfigError(
             f"[inputs] detectors = {wanted!r}: none of the {len(_exposure_files(config))} exposure "
-            "files has one of them."
+            f"files has one of them; the first has {_held_detectors(config)}."
         )
     return tasks
 
@@ -155,6 +155,8 @@ def _detectors(config: RunConfig, path: Path) -> list[tuple[str | int | None, st
             images = [(i, str(h.name).strip()) for i, h in enumerate(hdus) if is_image(h)]
     except PogsonError:
         return [(None, None)]
+    if not images:
+        return [(None, None)]
     if len(images) <= 1:
         names = {name for _, name in images} - {"", "PRIMARY"}
         wrong = wanted is not None and names and not names & {str(w) for w in wanted}
@@ -164,10 +166,45 @@ def _detectors(config: RunConfig, path: Path) -> list[tuple[str | int | None, st
     return [(d, str(d)) for d in chosen]
 
 
-def _pattern_file(
-    config: RunConfig, key: str, pattern: str | None, path: Path, detector: str
+def _held_detectors(config: RunConfig) -> str:
+    """Return in words the detectors of the first exposure file, for a message."""
+    inputs = config.inputs.model_copy(update={"detectors": None})
+    first = _exposure_files(config)[0]
+    found = _detectors(config.model_copy(update={"inputs": inputs}), first)
+    names = [label or str(detector) for detector, label in found if label or detector is not None]
+    return choices(names) if names else "none with a name"
+
+
+def pattern_file(
+    config: RunConfig,
+    key: str,
+    pattern: str | None,
+    path: Path,
+    detector: str,
+    section: str = "inputs",
 ) -> str | None:
-    """Return the one file that a pattern names for an exposure."""
+    """Return the one file that a pattern names for an exposure.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The configuration.
+    key, section : str
+        Where the pattern stands, for messages.
+    pattern : str or None
+        The pattern; None and "auto" are returned as they are.
+    path : pathlib.Path
+        The exposure file.
+    detector : str
+        Its detector.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern has an unknown placeholder.
+    MissingDataError
+        If not exactly one file matches.
+    """
     if pattern is None or pattern == "auto":
         return pattern
     values = {
@@ -180,15 +217,15 @@ def _pattern_file(
         filled = pattern.format(**values)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(
-            f"[inputs] {key} = {pattern!r}: cannot fill in {error}; allowed: "
+            f"[{section}] {key} = {pattern!r}: cannot fill in {error}; allowed: "
             "{stem}, {root}, {detector}, {folder}."
         ) from None
     found = _expand(config, filled)
     if len(found) != 1:
         some = "no file" if not found else f"{len(found)} files, such as {found[0]}"
         raise MissingDataError(
-            f"[inputs] {key} = {pattern!r} gives {filled!r} for {path.name}, which matches {some}; "
-            "it must match exactly one file."
+            f"[{section}] {key} = {pattern!r} gives {filled!r} for {path.name}, which matches "
+            f"{some}; it must match exactly one file."
         )
     return str(found[0])
 
@@ -211,9 +248,9 @@ def _task(
     problem = ""
     if label is not None:
         try:
-            psf = _pattern_file(config, "psf", inputs.psf, path, label)
-            weight = _pattern_file(config, "weight", inputs.weight, path, label)
-            mask = _pattern_file(config, "mask", inputs.mask, path, label)
+            psf = pattern_file(config, "psf", inputs.psf, path, label)
+            weight = pattern_file(config, "weight", inputs.weight, path, label)
+            mask = pattern_file(config, "mask", inputs.mask, path, label)
         except MissingDataError as error:
             problem = str(error)
     files = [str(path)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pogson._version import __version__
+from pogson.run.audit_summary import audit_headlines
 from pogson.run.config import RunConfig
 from pogson.run.plan import ExposureTask
 from pogson.run.statistics import Detections, repeatability, summarize_pulls
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from pogson.run.pipeline import Failure
 
-__all__ = ["headlines", "make_summary"]
+__all__ = ["headlines", "json_ready", "make_summary"]
 
 SCHEMA = 1
 
@@ -84,7 +85,7 @@ def make_summary(
                           if t.key not in failed],
         "stale_files": _stale(root, tasks, files),
     }  # fmt: skip
-    result: dict[str, Any] = _json_ready(summary)
+    result: dict[str, Any] = json_ready(summary)
     return result
 
 
@@ -229,11 +230,18 @@ def _zero_point_pulls(values: list[dict[str, Any]]) -> float:
     return float(np.sqrt(np.mean(np.square(pulls)))) if pulls else float("nan")
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """Return a value that JSON can hold: numbers that are not finite become None.
+
+    Examples
+    --------
+    >>> json_ready({"a": np.float64("nan"), "b": (1, 2)})
+    {'a': None, 'b': [1, 2]}
+    """
     if isinstance(value, dict):
-        return {str(k): _json_ready(v) for k, v in value.items()}
+        return {str(k): json_ready(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_ready(v) for v in value]
+        return [json_ready(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
@@ -280,6 +288,7 @@ def headlines(summary: dict[str, Any]) -> list[str]:
             f"{1e3 * truth['worst_median']:.2f} mmag, rms {1e3 * truth['rms_median']:.2f} mmag; "
             f"pulls of the stars have rms {truth['pulls']['rms']:.3f}."
         )
+    out += audit_headlines(summary.get("audit"))
     if summary.get("stale_files"):
         out.append(
             f"{len(summary['stale_files'])} files in the folder belong to none of these exposures "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pogson.errors import CalibrationError, ConfigError
+from pogson.errors import CalibrationError, ConfigError, MissingDataError
 from pogson.run.config import ReferenceConfig, RunConfig
 from pogson.run.plan import ExposureTask
 from pogson.run.resume import file_identity
@@ -238,6 +238,13 @@ def _matched(
     if mjd is not None:
         catalog = catalog.at_epoch(mjd=mjd)
     usable = catalog.usable()
+    if not usable.any():
+        found = ", ".join(f"{name} {n}" for name, n in catalog.counts().items()) or "it is empty"
+        raise MissingDataError(
+            f"The reference catalogue ({', '.join(catalog.sources)}) has no usable star; its "
+            f"{len(catalog)} rows are flagged: {found}. A star needs a finite position in degrees, "
+            "and no other row with its identifier or within the duplicate radius."
+        )
     match = match_catalogs(
         np.asarray(table["ra"], float), np.asarray(table["dec"], float),
         np.where(usable, np.asarray(catalog.table["ra"], float), np.nan),
@@ -250,7 +257,8 @@ def _matched(
         catalog.within(sky, _box(record))  # says so if there is no overlap
         raise CalibrationError(
             f"{job.task.path}: none of the {len(table)} sources lies within "
-            f"{settings.match_radius:g} arcsec of one of the {len(catalog)} reference stars. "
+            f"{settings.match_radius:g} arcsec of one of the {int(usable.sum())} usable reference "
+            "stars. "
             "Check the WCS, the epoch of the catalogue and reference.match_radius."
         )
     ambiguous = match.ambiguous[ours]

@@ -74,6 +74,15 @@ class DetectorImage:
         Stars that leave light on the detector: id and position in pixels.
     truncated : numpy.ndarray
         Fraction of each star's light beyond its stamp, below 1e-4.
+
+    Examples
+    --------
+    >>> from pogson.simulate import demo_model, draw_stars, draw_visit, field_half_width
+    >>> model = demo_model(size=96)
+    >>> stars = draw_stars(model, field_half_width(model), rng_seed=1)
+    >>> made = render_detector(model, draw_visit(model, 0, rng_seed=1), 0, stars, rng_seed=1)
+    >>> made.image.shape, made.image.dtype.name, made.flat.min() > 0
+    ((96, 96), 'float32', np.True_)
     """
 
     image: np.ndarray

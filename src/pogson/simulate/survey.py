@@ -189,6 +189,14 @@ def truth_table(model: SurveyModel, stars: StarCatalog, ties: dict[str, dict[str
         The stars.
     ties : dict
         From `system_ties`.
+
+    Examples
+    --------
+    >>> from pogson.simulate import demo_model, draw_stars, system_ties
+    >>> model = demo_model(size=96)
+    >>> stars = draw_stars(model, field_half_width(model), rng_seed=1)
+    >>> truth_table(model, stars, system_ties(model, stars))["flux_g"].unit
+    Unit("nJy")
     """
     import astropy.units as u
     from astropy.table import Table

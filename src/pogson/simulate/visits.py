@@ -110,6 +110,13 @@ def draw_visit(model: SurveyModel, index: int, *, rng_seed: int) -> Visit:
         Visit, from 0.
     rng_seed : int
         Seed of the simulation.
+
+    Examples
+    --------
+    >>> from pogson.simulate import demo_model
+    >>> visit = draw_visit(demo_model(), 0, rng_seed=1)
+    >>> visit.exposure_id, visit == draw_visit(demo_model(), 0, rng_seed=1)
+    (1001, True)
     """
     rng = stream(rng_seed, "visit", index)
     band = model.band_of(index)
@@ -153,6 +160,15 @@ def visit_psf(model: SurveyModel, visit: Visit, index: int) -> MoffatPSF:
         The visit.
     index : int
         Detector, from 0.
+
+    Examples
+    --------
+    >>> from pogson.simulate import demo_model
+    >>> model = demo_model(size=96)
+    >>> visit = draw_visit(model, 0, rng_seed=1)
+    >>> width = visit_psf(model, visit, 0).fwhm(x=48.0, y=48.0)
+    >>> 0.9 < float(width) / visit.fwhm < 1.2
+    True
     """
     from pogson.psf import MoffatPSF
 
@@ -194,6 +210,13 @@ def visit_sky(model: SurveyModel, visit: Visit, index: int) -> np.ndarray:
     ----------
     model, visit, index
         As for `visit_psf`.
+
+    Examples
+    --------
+    >>> from pogson.simulate import demo_model
+    >>> model = demo_model(size=96)
+    >>> visit_sky(model, draw_visit(model, 0, rng_seed=1), 0).shape
+    (96, 96)
     """
     camera, s = model.camera, visit.sky
     u, v = camera.focal_plane(

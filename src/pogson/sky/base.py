@@ -36,6 +36,16 @@ class SkyMap(ABC):
 
     Two maps are equal when their descriptions (`to_dict`) are. Maps can be pickled, as process
     pools need.
+
+    Examples
+    --------
+    >>> from pogson.sky import FitsSkyMap
+    >>> sky = FitsSkyMap.tan(30.0, -20.0, x=100.0, y=100.0, scale_arcsec=0.25)
+    >>> ra, dec = sky.sky(x=100.0, y=104.0)
+    >>> round(float(dec + 20.0) * 3600.0, 4), round(float(sky.pixel_area(x=100.0, y=100.0)), 6)
+    (1.0, 0.0625)
+    >>> sky.shifted(10.0, 0.0).pixel(30.0, -20.0)[0]
+    90.0
     """
 
     __slots__ = ("_offset",)

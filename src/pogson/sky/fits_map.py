@@ -412,7 +412,8 @@ def _wcs_from_header(header: Header) -> Any:
                     "line or a point. Correct the header."
                 ) from None
             raise PogsonValueError(
-                f"The header holds no usable coordinate system: {text[-1] if text else error!r}"
+                f"The header holds no usable coordinate system: {text[-1] if text else error!r}. "
+                "Projections of the FITS standard are read (TAN, ZPN, STG, ...), with SIP or TPV."
             ) from None
     return wcs
 

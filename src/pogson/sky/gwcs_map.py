@@ -34,6 +34,23 @@ class GwcsSkyMap(SkyMap):
         If ``wcs`` is not a gwcs object.
     PogsonValueError
         If it does not lead from two pixel axes to an ICRS celestial frame.
+
+    Examples
+    --------
+    >>> from astropy import units as u
+    >>> from astropy.coordinates import ICRS
+    >>> from astropy.modeling import models as m
+    >>> import gwcs
+    >>> scale = 0.2 / 3600.0
+    >>> to_sky = (
+    ...     m.Shift(-50.0) & m.Shift(-50.0) | m.Scale(-scale) & m.Scale(scale)
+    ...     | m.Pix2Sky_TAN() | m.RotateNative2Celestial(150.0, 2.0, 180.0)
+    ... )
+    >>> frame = gwcs.coordinate_frames.CelestialFrame(reference_frame=ICRS(), unit=(u.deg, u.deg))
+    >>> sky = GwcsSkyMap(gwcs.WCS(to_sky, output_frame=frame))
+    >>> ra, dec = sky.sky(x=50.0, y=50.0)
+    >>> round(float(ra), 9), round(float(dec), 9)
+    (150.0, 2.0)
     """
 
     __slots__ = ("_inverse", "_text", "_transform", "_wcs")
