@@ -35,7 +35,7 @@ from pogson.errors import (
 )
 from pogson.fields import Box, ChebyshevField, ConstantField, PixelAreaField
 from pogson.sky import FitsSkyMap
-from pogson.units import Measure
+from pogson.units import Measure, flux_to_asinh_magnitude
 
 BOX = Box(10, -5, 200, 100)
 TOTAL = FluxReference.total()
@@ -334,6 +334,20 @@ def test_catalog() -> None:
     with pytest.raises(PogsonValueError, match="overwrite"):
         calib.calibrate_catalog(out)
     calib.calibrate_catalog(out, overwrite=True)
+
+
+def test_catalog_asinh_magnitudes_state_their_softening() -> None:
+    out = varying().calibrate_catalog(catalog(), asinh_softening=20.0)
+    mag, err = flux_to_asinh_magnitude(out["njy_ap12"], out["njy_ap12_err"], softening=20.0)
+    np.testing.assert_array_equal(out["asinh_mag_ap12"], mag)
+    np.testing.assert_array_equal(out["asinh_mag_ap12_err"], err)
+    assert np.isfinite(out["asinh_mag_ap12"][1])  # a negative flux
+    assert out["asinh_mag_ap12"].unit == u.mag
+    assert out["asinh_mag_ap12"].info.meta["asinh_softening_njy"] == 20.0
+    assert "softening 20 nJy" in out["asinh_mag_ap12"].description
+    assert "asinh_mag_ap12" not in varying().calibrate_catalog(catalog()).colnames
+    with pytest.raises(PogsonValueError, match="softening"):
+        varying().calibrate_catalog(catalog(), asinh_softening=0.0)
 
 
 def test_catalog_refuses() -> None:

@@ -234,7 +234,7 @@ def test_one_bad_of_three_is_exit_code_1(small_survey: Path, tmp_path: Path) -> 
     files(survey, "image")[0].write_text("no")
     result = invoke(survey, "-o", str(tmp_path / "out"))
     assert result.exit_code == 1
-    assert "2 of 3 exposures calibrated, 1 failed." in result.stdout
+    assert "2 of 3 detector images calibrated (of 2 exposures), 1 failed." in result.stdout
     assert files(survey, "image")[0].name in result.stderr
 
 

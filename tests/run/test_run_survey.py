@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from simulated_run_files import small_survey  # noqa: F401 - a fixture, used by name
 
+from pogson.calib import FluxReference
 from pogson.errors import ConfigError
 from pogson.formats import read_catalog, read_exposure
 from pogson.report import render_html
@@ -50,6 +51,24 @@ def test_files_say_what_they_hold(finished: RunResult) -> None:
     catalog = read_catalog(finished.folder / "catalogs" / f"{entry['key']}.parquet")
     assert str(catalog["njy_total"].unit) == "nJy"
     assert catalog["njy_total"].info.meta["reference"]["kind"] == "total"
+    assert "instrumental flux, not calibrated" in str(catalog["flux_psf"].description)
+    # Apertures in nJy are the light inside them, each under its own reference: what the PSF
+    # encloses of the total, but for neighbours and defects (medians of clean stars).
+    clean = (np.asarray(catalog["main_flags"]) == 0) & (catalog["njy_total"] > 3e4)
+    assert clean.sum() > 5
+    wanted = FluxReference.aperture(2.0, frame="sky")
+    name = f"njy_{wanted.slug}"
+    assert FluxReference.from_dict(catalog[name].info.meta["reference"]) == wanted
+    assert "not a total flux" in catalog[name].description
+    assert f"mag_{wanted.slug}" not in catalog.colnames
+    total = catalog["njy_total"]
+    fractions = {
+        radius: float(np.median((catalog[f"njy_aperture_{radius}arcsec_exact"] / total)[clean]))
+        for radius in (1, 2, 3, 5)
+    }
+    print(fractions)
+    assert fractions[1] < fractions[2] < fractions[3] < 1.01
+    assert abs(fractions[5] - 1.0) < 0.03
     assert catalog.meta["band"] == entry["band"]
     assert len(catalog) == entry["values"]["n_sources"]
     image = read_exposure(finished.folder / "images" / f"{entry['key']}.fits")
@@ -169,7 +188,8 @@ def test_two_runs_into_one_folder_are_refused(small_survey: Path, tmp_path: Path
     [("measure.total=growth",), ("measure.total=none", "measure.psf_flux=false"),
      ("measure.background=local",),
      ("zero_point.color_term=fixed", "zero_point.color_term_value=0.0"),
-     ("output.catalog=fits", "output.images=false"), ("output.catalog=votable",)],
+     ("output.catalog=fits", "output.images=false"), ("output.catalog=votable",),
+     ("measure.mode=forced", "measure.operator=subpixel5")],
 )  # fmt: skip
 def test_other_ways_to_run(small_survey: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     result = run(small_survey, tmp_path / "out", *overrides, "report.enabled=false")
@@ -178,6 +198,9 @@ def test_other_ways_to_run(small_survey: Path, tmp_path: Path, overrides: tuple[
         v = entry["values"]
         # apertures do not hold all the light, and colours are not free: a few per cent at most
         assert abs(v["truth_median"]) < 0.06
+    if "measure.mode=forced" in overrides:
+        positions = read_catalog(result.folder / "positions.ecsv")
+        assert positions.meta["because"].startswith("most sources found")
 
 
 def test_forced_mode_and_given_zero_points(
@@ -197,7 +220,13 @@ def test_forced_mode_and_given_zero_points(
     ids = [
         set(read_catalog(result.folder / "catalogs" / f"{e['key']}.parquet")["id"]) for e in rows
     ]
-    assert len(set.union(*ids)) == len(read_catalog(result.folder / "positions.ecsv"))
+    positions = read_catalog(result.folder / "positions.ecsv")
+    assert len(set.union(*ids)) == len(positions)
+    # zero points are given: the deepest is the one with the faintest limit in the PSF's area
+    noise = {e["key"]: e["values"]["flux_err_sky"] * e["values"]["fwhm"]
+             * 10 ** (-0.4 * e["values"]["zero_point"]) for e in rows}  # fmt: skip
+    assert positions.meta["from"] == min(noise, key=noise.__getitem__)
+    assert "faintest 5-sigma limit" in positions.meta["because"]
     for ours, before in zip(result.summary["exposures"], rows, strict=True):
         assert ours["values"]["zero_point"] == pytest.approx(before["values"]["zero_point"])
 

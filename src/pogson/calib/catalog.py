@@ -17,7 +17,7 @@ from pogson.errors import (
     ReferenceMismatchError,
     UnitMismatchError,
 )
-from pogson.units import Measure, flux_to_magnitude
+from pogson.units import Measure, flux_to_asinh_magnitude, flux_to_magnitude, strip_unit
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -34,6 +34,7 @@ def calibrate_catalog(
     y: str = "y",
     extrapolate: bool = False,
     overwrite: bool = False,
+    asinh_softening: Any = None,
 ) -> Table:
     """Add nJy and magnitude columns to a catalogue.
 
@@ -58,6 +59,10 @@ def calibrate_catalog(
         Allow positions outside the calibration's box.
     overwrite : bool
         Replace columns that are there already.
+    asinh_softening : float or Quantity, optional
+        Flux in nJy at which asinh magnitudes turn linear. With it there are also columns
+        ``asinh_mag_NAME`` and ``asinh_mag_NAME_err``, finite for negative fluxes; their
+        ``info.meta["asinh_softening_njy"]`` and description state the softening.
 
     Returns
     -------
@@ -81,7 +86,7 @@ def calibrate_catalog(
     >>> table["flux_psf"].info.meta = {"reference": FluxReference.psf().to_dict()}
     >>> calib = PhotoCalib.constant(2.0, reference=FluxReference.psf())
     >>> calibrate_catalog(calib, table)["njy_psf"]
-    <Column name='njy_psf' dtype='float64' unit='nJy' length=2>
+    <Column name='njy_psf' dtype='float64' unit='nJy' description='AB flux density: psf' length=2>
     200.0
     400.0
     """
@@ -97,7 +102,7 @@ def calibrate_catalog(
         where = {"x": _values(table, x), "y": _values(table, y), "extrapolate": extrapolate}
     out = table.copy()
     for name in chosen:
-        _add(out, calib, name, where, overwrite)
+        _add(out, calib, name, where, overwrite, asinh_softening)
     return out
 
 
@@ -175,7 +180,12 @@ def _values(table: Table, name: str, unit: u.UnitBase | None = None) -> np.ndarr
 
 
 def _add(
-    table: Table, calib: PhotoCalib, name: str, where: dict[str, Any], overwrite: bool
+    table: Table,
+    calib: PhotoCalib,
+    name: str,
+    where: dict[str, Any],
+    overwrite: bool,
+    softening: Any = None,
 ) -> None:
     """Add the calibrated columns of one flux column."""
     stem = name.removeprefix("flux_")
@@ -194,6 +204,10 @@ def _add(
         f"mag_{stem}": (mag, u.ABmag),
         f"mag_{stem}_err": (mag_err, u.mag),
     }
+    if softening is not None:
+        asinh = flux_to_asinh_magnitude(flux, flux_err, softening=softening)
+        values = (asinh, None) if flux_err is None else asinh
+        new[f"asinh_mag_{stem}"], new[f"asinh_mag_{stem}_err"] = ((v, u.mag) for v in values)
     meta = {
         "reference": calib.reference.to_dict(),
         "measure": calib.measure.value,
@@ -211,3 +225,10 @@ def _add(
         table[key] = values
         table[key].unit = column_unit
         table[key].info.meta = dict(meta)
+        what = "AB flux density" if key.startswith("njy_") else "AB magnitude"
+        if key.startswith("asinh_"):
+            soft = strip_unit(softening, u.nJy, "asinh_softening")
+            table[key].info.meta["asinh_softening_njy"] = float(soft)
+            what = f"AB asinh magnitude with softening {float(soft):g} nJy"
+        error = "standard error of the " if key.endswith("_err") else ""
+        table[key].description = f"{error}{what}: {calib.reference.label}"

@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("pogson.cli.run", "Calibrate exposures: measure, zero points, catalogues, report."),
     "demo": ("pogson.cli.demo", "Simulate a small survey and calibrate it; compare with truth."),
     "inject": ("pogson.cli.inject", "Put synthetic sources into a calibrated image."),
+    "scene": ("pogson.cli.scene", "Measure moving objects, transients, binaries over a scene."),
     "report": ("pogson.cli.report", "Write the HTML report of a finished run again."),
     "inspect": ("pogson.cli.inspect", "Say in words or JSON what a file's numbers mean."),
     "data": ("pogson.cli.data", "List, fetch and find the real data sets used in examples."),

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from pogson.calib import FluxReference
     from pogson.images import Exposure
-    from pogson.inject import Injection
+    from pogson.inject import Injection, InjectionCatalog
 
 __all__ = ["command"]
 
@@ -24,7 +24,7 @@ def _catalog_options(function: Any) -> Any:
         click.option("--reference", metavar="REFERENCE",
                      help="What the fluxes are fluxes of, where the catalogue does not say it: "
                      "'total', 'aperture 12 px' or 'aperture 3 arcsec'."),
-        click.option("--band", help="Band of the catalogue; default: the image's own."),
+        click.option("--band", help="Band of the catalogue to use; default: the image's own."),
         click.option("--schema", type=click.Choice(_SCHEMAS), default="pogson", show_default=True,
                      help="Whose column names the catalogue has; never guessed."),
         click.option("--generate", type=click.Choice(_PATTERNS),
@@ -127,6 +127,8 @@ def _injected(image: Path, catalog: Path | None, options: dict[str, Any]) -> Inj
     sources = InjectionCatalog.from_table(
         table, band=options["band"], schema=schema, reference=reference, name=name
     )
+    if options["band"] is not None:
+        sources = _without_band(sources, options["band"])
     psf = None
     if options["psf"] is not None:
         psf = read_psf(options["psf"], detector=exposure.detector or None, sky=exposure.sky)
@@ -135,6 +137,16 @@ def _injected(image: Path, catalog: Path | None, options: dict[str, Any]) -> Inj
         largest_radius=options["largest_radius"], poisson=options["poisson"],
         gain=options["gain"], seed=options["seed"], again=options["again"],
     )  # fmt: skip
+
+
+def _without_band(sources: InjectionCatalog, band: str) -> InjectionCatalog:
+    """Return a catalogue whose fluxes go into an image of whatever band, as the user said."""
+    from dataclasses import replace
+
+    table = sources.table.copy(copy_data=False)
+    table.rename_column(f"flux_{band}", "flux")
+    name = f"{sources.name}, band {band}"
+    return replace(sources, table=table, references={"": sources.reference(band)}, name=name)
 
 
 def _exposure(image: Path, options: dict[str, Any]) -> Exposure:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pogson.formats.psf_files import find_psf_file, read_psf
     from pogson.formats.psfex import read_psfex, write_psfex
     from pogson.formats.reference import ReferenceCatalog, read_reference_catalog
+    from pogson.formats.stamps import read_sky_header, read_stamp
 
 _WHERE = {
     "read_catalog": "catalogs",
@@ -63,6 +64,8 @@ _WHERE = {
     "read_psfex": "psfex",
     "write_psfex": "psfex",
     "read_piff": "piff",
+    "read_sky_header": "stamps",
+    "read_stamp": "stamps",
 }
 
 __all__ = [
@@ -89,6 +92,8 @@ __all__ = [
     "read_psf",
     "read_psfex",
     "read_reference_catalog",
+    "read_sky_header",
+    "read_stamp",
     "sniff_instrument",
     "write_catalog",
     "write_exposure",

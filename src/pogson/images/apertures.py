@@ -451,6 +451,7 @@ def _add_columns(
         "label": reference.label,
     }
     table[name].info.meta = dict(meta)
+    table[name].description = f"instrumental flux, not calibrated: {reference.label}"
     for tail in ("", "_err", "_err_sky"):
         table[name + tail].unit = exposure.unit
     # Errors name their reference too, under another key: they are no fluxes to be calibrated.

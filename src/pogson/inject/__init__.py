@@ -6,7 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pogson.inject.audit import Audit, AuditLimits, AuditSettings, audit_sources
+    from pogson.inject.audit import (
+        Audit,
+        AuditLimits,
+        AuditSettings,
+        audit_sources,
+        classify_rows,
+    )
     from pogson.inject.catalogue import InjectionCatalog
     from pogson.inject.engine import Injection, inject, is_injected
     from pogson.inject.flags import (
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from pogson.inject.plan import local_calibration
     from pogson.inject.recovery import DetectionSettings, recover, recovery_from_catalog
     from pogson.inject.render import add_point_sources, add_stamps
+    from pogson.inject.sky_placement import place_on_sky
     from pogson.inject.stamps import stamp_half_size
     from pogson.inject.trails import render_trail
     from pogson.inject.wings import WingModel
@@ -33,6 +40,7 @@ _WHERE = {
     "AuditLimits": "audit",
     "AuditSettings": "audit",
     "audit_sources": "audit",
+    "classify_rows": "audit",
     "BulgeDisc": "galaxies",
     "DetectionSettings": "recovery",
     "GainMap": "noise",
@@ -51,6 +59,7 @@ _WHERE = {
     "is_injected": "engine",
     "local_calibration": "plan",
     "match_injections": "matching",
+    "place_on_sky": "sky_placement",
     "place_sources": "placement",
     "recover": "recovery",
     "recovery_from_catalog": "recovery",
@@ -78,12 +87,14 @@ __all__ = [
     "add_point_sources",
     "add_stamps",
     "audit_sources",
+    "classify_rows",
     "count_injection_flags",
     "describe_injection_flags",
     "inject",
     "is_injected",
     "local_calibration",
     "match_injections",
+    "place_on_sky",
     "place_sources",
     "recover",
     "recovery_from_catalog",

@@ -1,5 +1,6 @@
 """Plots and the self-contained HTML report."""
 
+from pogson.report.audit_data import AuditBand, AuditReport, AuditRows
 from pogson.report.data import (
     ExposureRecord,
     GrowthCurve,
@@ -13,6 +14,9 @@ from pogson.report.data import (
 from pogson.report.render import render_html, write_report
 
 __all__ = [
+    "AuditBand",
+    "AuditReport",
+    "AuditRows",
     "ExposureRecord",
     "GrowthCurve",
     "PixelMap",

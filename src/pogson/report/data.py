@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pogson.report.audit_data import AuditReport
+
 __all__ = [
     "ExposureRecord",
     "GrowthCurve",
@@ -47,7 +49,8 @@ class ExposureRecord:
         ``intrinsic_scatter`` (mag), ``n_sources``, ``n_matched``, ``n_used``, ``chi2``,
         ``airmass``, ``mjd``, ``exposure_time`` (s), ``fwhm`` (arcsec), ``sky`` (mag/arcsec2),
         ``depth`` (5-sigma mag), ``color_term``, ``color_term_err``, ``pull_rms``,
-        ``truth_median``, ``truth_median_err`` (mag), ``truth_pull_rms``.
+        ``truth_median``, ``truth_median_err`` (mag), ``truth_pull_rms``, ``audit_n``,
+        ``audit_depth_50``, ``audit_bias``, ``audit_bias_err`` (mag), ``audit_pull_rms``.
     footprint : sequence of (float, float)
         Corners (ra, dec) in degrees.
 
@@ -281,6 +284,7 @@ class ReportData:
     rejections: tuple[Rejection, ...] = ()
     repeatability: Repeatability = field(default_factory=Repeatability.empty)
     truth: TruthComparison | None = None
+    audit: AuditReport | None = None
     headlines: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     config_text: str = ""

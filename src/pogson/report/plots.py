@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from pogson.report.data import PixelMap, ReportData
-from pogson.report.style import band_color, binned_median, new_figure, robust_limits, tidy
+from pogson.report.style import (
+    band_color,
+    binned_median,
+    new_figure,
+    pull_axes,
+    pull_histogram,
+    robust_limits,
+    tidy,
+)
 
 __all__ = [
     "plot_growth",
@@ -261,16 +269,6 @@ def plot_growth(data: ReportData) -> Any:
     return figure
 
 
-def _histogram(ax: Any, pull: np.ndarray, color: str, label: str) -> None:
-    good = pull[np.isfinite(pull)]
-    rms = float(np.sqrt(np.mean(good**2))) if good.size else float("nan")
-    robust = float(1.4826 * np.median(np.abs(good - np.median(good)))) if good.size else np.nan
-    edges = np.linspace(-5, 5, 41)
-    text = f"{label}: rms {rms:.2f}, robust {robust:.2f} (n={good.size})"
-    style = {"density": True, "histtype": "stepfilled", "alpha": 0.35, "color": color}
-    ax.hist(np.clip(good, -5, 5), edges, label=text, **style)
-
-
 def plot_pulls(data: ReportData) -> Any:
     """Histogram of the pulls of the reference stars used, with the unit normal curve."""
     stars = data.stars
@@ -281,21 +279,10 @@ def plot_pulls(data: ReportData) -> Any:
     ax = axes[0, 0]
     for band in data.bands:
         if np.any(good & (stars.band == band)):
-            _histogram(ax, stars.pull[good & (stars.band == band)],
+            pull_histogram(ax, stars.pull[good & (stars.band == band)],
                        band_color(band, data.bands), band)  # fmt: skip
-    _normal(ax)
+    pull_axes(ax)
     return figure
-
-
-def _normal(ax: Any) -> None:
-    t = np.linspace(-5, 5, 201)
-    ax.plot(t, np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi), color="black", lw=1.2, label="unit normal")
-    ax.set_xlabel("pull: difference / standard error")
-    ax.set_ylabel("density")
-    top = ax.get_ylim()[1]
-    ax.set_ylim(0, 1.45 * top)
-    ax.legend(fontsize=8, loc="upper center", ncols=1)
-    tidy(ax)
 
 
 def plot_repeatability(data: ReportData) -> Any:
@@ -375,7 +362,7 @@ def plot_truth(data: ReportData) -> Any:
         size = float(np.clip(6000 / truth.pull.size, 2, 20))
         left.scatter(truth.magnitude[mine], 1e3 * truth.difference[mine], s=size, color=color,
                      alpha=0.35, lw=0, label=band, rasterized=True)  # fmt: skip
-        _histogram(right, truth.pull[mine], color, band)
+        pull_histogram(right, truth.pull[mine], color, band)
     _running(left, truth.magnitude, 1e3 * truth.difference)
     left.axhline(0.0, color="#555555", lw=0.8)
     left.set_ylim(*robust_limits(np.append(1e3 * truth.difference[bright], 0.0), 1, 99))
@@ -386,7 +373,7 @@ def plot_truth(data: ReportData) -> Any:
         if hasattr(handle, "set_sizes"):
             handle.set_sizes([25.0])
     tidy(left)
-    _normal(right)
+    pull_axes(right)
     return figure
 
 

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["band_color", "binned_median", "new_figure", "robust_limits", "tidy"]
+__all__ = [
+    "band_color",
+    "binned_median",
+    "new_figure",
+    "pull_axes",
+    "pull_histogram",
+    "robust_limits",
+    "tidy",
+]
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart, in order of wavelength
 _BANDS = {"u": "#7b4fb5", "g": "#009e73", "r": "#d55e00", "i": "#b8860b", "z": "#0072b2",
@@ -89,3 +97,26 @@ def binned_median(x: Any, y: Any, bins: int = 12, least: int = 5) -> Any:
     count = np.array([len(p) for p in parts])
     # the median of normal deviates scatters sqrt(pi/2) more than their mean
     return centre, median, np.sqrt(np.pi / 2) * spread / np.sqrt(count)
+
+
+def pull_histogram(ax: Any, pull: np.ndarray, color: str, label: str) -> None:
+    """Draw the histogram of pulls, with their rms and robust width in the legend."""
+    good = pull[np.isfinite(pull)]
+    rms = float(np.sqrt(np.mean(good**2))) if good.size else float("nan")
+    robust = float(1.4826 * np.median(np.abs(good - np.median(good)))) if good.size else np.nan
+    edges = np.linspace(-5, 5, 41)
+    text = f"{label}: rms {rms:.2f}, robust {robust:.2f} (n={good.size})"
+    style = {"density": True, "histtype": "stepfilled", "alpha": 0.35, "color": color}
+    ax.hist(np.clip(good, -5, 5), edges, label=text, **style)
+
+
+def pull_axes(ax: Any) -> None:
+    """Draw the unit normal curve over histograms of pulls, and finish the axes."""
+    t = np.linspace(-5, 5, 201)
+    ax.plot(t, np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi), color="black", lw=1.2, label="unit normal")
+    ax.set_xlabel("pull: difference / standard error")
+    ax.set_ylabel("density")
+    top = ax.get_ylim()[1]
+    ax.set_ylim(0, 1.45 * top)
+    ax.legend(fontsize=8, loc="upper center", ncols=1)
+    tidy(ax)

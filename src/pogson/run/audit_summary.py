@@ -335,7 +335,7 @@ def audit_headlines(audit: Mapping[str, Any] | None) -> list[str]:
         out.append(f"Audit: all {n} limits are kept.")
     for check in broken:
         where = " ".join(w for w in (check["band"], check["of"]) if w)
-        if check["value"] is None:
+        if check["value"] is None or str(check["reason"]).startswith("only "):
             out.append(f"Audit BROKEN: {where}: {check['name']}: {check['reason']}.")
         else:
             out.append(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pogson.run.config import RunConfig
 from pogson.run.plan import ExposureTask
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from pogson.calib import PhotoCalib
 
 __all__ = ["CalibrateJob", "calibrate_exposure"]
 
@@ -69,6 +74,8 @@ def calibrate_exposure(job: CalibrateJob) -> dict[str, Any]:
         psf = FluxReference.from_dict(table["flux_psf"].info.meta["reference"])
         if psf.normalization == calib.reference.normalization:
             table = calibrate_catalog(calib.with_(reference=psf), table, columns=["flux_psf"])
+    if calib.reference.kind == "total":
+        table = _with_apertures(table, calib)
     table.meta.update(
         exposure_id=record["exposure_id"],
         detector=record["detector"],
@@ -83,6 +90,29 @@ def calibrate_exposure(job: CalibrateJob) -> dict[str, Any]:
     if job.image is not None:
         _write_image(job, record, calib)
     return {"n_rows": len(table)}
+
+
+def _with_apertures(table: Table, calib: PhotoCalib) -> Table:
+    """Return the table with nJy for the apertures too, each under its own reference.
+
+    A calibration of total fluxes is the scale of light: it turns the light inside any aperture into
+    the nJy inside that aperture, which is less than the total. A calibration fitted to the fluxes
+    of one aperture holds that aperture's losses and says nothing about another.
+    """
+    from pogson.calib import FluxReference
+    from pogson.calib.catalog import calibrate_catalog
+
+    for name in list(table.colnames):
+        meta = table[name].info.meta or {}
+        if not name.startswith("flux_aperture_") or "reference" not in meta:
+            continue
+        aperture = FluxReference.from_dict(meta["reference"])
+        table = calibrate_catalog(calib.with_(reference=aperture), table, columns=[name])
+        stem = name.removeprefix("flux_")
+        table.remove_columns([f"mag_{stem}", f"mag_{stem}_err"])
+        for key in (f"njy_{stem}", f"njy_{stem}_err"):
+            table[key].description += ": the light inside it, not a total flux"
+    return table
 
 
 def _write_image(job: CalibrateJob, record: dict[str, Any], calib: Any) -> None:

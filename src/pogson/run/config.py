@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +13,10 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from pogson.errors import ConfigError
-from pogson.run.config_messages import config_error
+from pogson.run.toml_config import read_toml_config
 
 __all__ = [
     "AuditConfig",
@@ -367,47 +364,4 @@ def load_config(
       ...
     pogson.errors.ConfigError: ...
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"There is no configuration file {str(file)!r}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the configuration {str(file)!r}: {error}.") from None
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}.") from None
-    if "folder" in raw:  # an internal field, not a key of the file
-        raise ConfigError(f"{file}: unknown key 'folder' at the top; keys belong in sections.")
-    overridden = {_apply_override(raw, item) for item in overrides}
-    if output is not None:
-        _section(raw, ("survey",), f"--output {output}")["output"] = str(Path(output).absolute())
-    try:
-        return RunConfig.model_validate({**raw, "folder": file.absolute().parent})
-    except ValidationError as error:
-        raise config_error(error, file, text, overridden, RunConfig) from None
-
-
-def _section(raw: dict[str, Any], path: tuple[str, ...], said: str) -> dict[str, Any]:
-    here = raw
-    for part in path:
-        here = here.setdefault(part, {})
-        if not isinstance(here, dict):
-            raise ConfigError(f"{said}: {part!r} is a value, not a section.")
-    return here
-
-
-def _apply_override(raw: dict[str, Any], item: str) -> tuple[str, ...]:
-    key, equals, text = item.partition("=")
-    path = tuple(part.strip() for part in key.split("."))
-    if not equals or len(path) < 2 or not all(path):
-        raise ConfigError(
-            f"--set {item!r} must be written section.key=value, such as measure.threshold=3."
-        )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word: no need to quote twice in a shell
-    _section(raw, path[:-1], f"--set {item!r}")[path[-1]] = value
-    return path
+    return read_toml_config(path, RunConfig, overrides, output=output, output_section="survey")

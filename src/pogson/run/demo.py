@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pogson.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pogson.run.pipeline import Listener, RunResult
+    from pogson.run.pipeline import RunResult
+    from pogson.run.stages import Listener
 
 __all__ = ["run_demo"]
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from pogson.errors import ConfigError, PogsonError
-from pogson.parallel import TaskResult, get_executor, map_tasks
+from pogson.parallel import get_executor, map_tasks
 from pogson.run.audit_plan import AuditPlan
 from pogson.run.audit_stage import (
     audit_tasks,
@@ -28,48 +26,15 @@ from pogson.run.calibrating import CalibrateJob, calibrate_exposure
 from pogson.run.config import RunConfig
 from pogson.run.measuring import MeasureJob, measure_exposure
 from pogson.run.plan import ExposureTask, plan_exposures
-from pogson.run.resume import TaskState, fingerprint
+from pogson.run.resume import fingerprint
+from pogson.run.stages import Failure, Listener, StagedRun, StageItem, locked, logging_to
 from pogson.run.zeroing import ZeroPointJob, find_zero_point, reference_files
 
-__all__ = ["Failure", "RunResult", "describe_plan", "run_survey"]
+__all__ = ["RunResult", "describe_plan", "run_survey"]
 
 _log = logging.getLogger("pogson.run")
 _SUFFIX = {"parquet": ".parquet", "ecsv": ".ecsv", "fits": ".fits", "votable": ".vot"}
-_MEANT_FOR_ALL = ("ConfigError",)  # wrong for every exposure alike: stop at once
-
-
-class Listener(Protocol):
-    """What a progress display offers; see `pogson.cli.run.ProgressBars`."""
-
-    def begin(self, stage: str, total: int, reused: int = 0) -> None:
-        """Start a stage."""
-
-    def advance(self, key: str, reason: str | None) -> None:
-        """One task ended; ``reason`` says why it failed."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An exposure that could not be calibrated.
-
-    Parameters
-    ----------
-    key : str
-        The exposure.
-    stage : str
-        Where it failed.
-    reason : str
-        Why.
-
-    Examples
-    --------
-    >>> Failure("v1-N1", "measure", "all pixels are masked").stage
-    'measure'
-    """
-
-    key: str
-    stage: str
-    reason: str
+_LATER = ("zero_point", "calibrate", "audit")
 
 
 @dataclass(frozen=True)
@@ -98,7 +63,7 @@ class RunResult:
     Examples
     --------
     >>> result = RunResult(Path("results"), n_done=3, n_computed=9, failures=(), summary={},
-    ...                    headlines=("3 of 3 exposures calibrated.",), report=None)
+    ...                    headlines=("3 of 3 detector images calibrated.",), report=None)
     >>> result.n_done, result.failures
     (3, ())
     """
@@ -134,81 +99,18 @@ class _Files:
 
 
 @dataclass
-class _Item:
-    """One task of one stage."""
-
-    key: str
-    job: Any
-    fingerprint: str
-    outputs: tuple[str, ...]
-
-
-@dataclass
-class _Run:
+class _Run(StagedRun):
     """State of a run while it runs."""
 
-    config: RunConfig
-    tasks: list[ExposureTask]
-    executor: Any
-    listener: Listener | None
-    prints: dict[tuple[str, str], str] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
-    audit_failures: dict[str, Failure] = field(default_factory=dict)
+    config: RunConfig = field(kw_only=True)
+    tasks: list[ExposureTask] = field(kw_only=True)
     audit_plan: AuditPlan | None = None
-    n_computed: int = 0
-
-    @property
-    def root(self) -> Path:
-        return self.config.output_folder
 
     def files(self, key: str) -> _Files:
         return _Files(self.root, key, _SUFFIX[self.config.output.catalog])
 
     def alive(self) -> list[ExposureTask]:
         return [t for t in self.tasks if t.key not in self.failures]
-
-    def stage(self, name: str, function: Callable[[Any], Any], items: list[_Item]) -> None:
-        """Run a stage's tasks that are not up to date; record failures."""
-        folder = self.root / "stages" / name
-        todo = []
-        for item in items:
-            self.prints[name, item.key] = item.fingerprint
-            if not TaskState(folder, item.key).is_current(item.fingerprint):
-                todo.append(item)
-        if self.listener is not None:
-            self.listener.begin(name, len(items), len(items) - len(todo))
-        _log.info("%s: %d tasks, %d up to date", name, len(items), len(items) - len(todo))
-        for item in todo:
-            TaskState(folder, item.key).begin()
-
-        def done(result: TaskResult) -> None:
-            self._done(name, todo[result.index], result)
-
-        map_tasks(function, [i.job for i in todo], executor=self.executor, progress=done)
-
-    def _done(self, stage: str, item: _Item, result: TaskResult) -> None:
-        self.n_computed += 1
-        reason = None
-        if result.error is None:
-            TaskState(self.root / "stages" / stage, item.key).finish(item.fingerprint, item.outputs)
-            _log.info("%s %s: done in %.2f s %s", stage, item.key, result.seconds, result.value)
-        else:
-            if result.error.kind in _MEANT_FOR_ALL:
-                raise ConfigError(result.error.message)
-            reason = result.error.message
-            if not result.error.expected:
-                reason = f"{result.error.kind}: {reason} (unexpected; traceback in run.log)"
-            for output in item.outputs:
-                Path(output).unlink(missing_ok=True)
-            if stage != "audit":
-                for later in ("zero_point", "calibrate", "audit"):  # of inputs that are no more
-                    TaskState(self.root / "stages" / later, item.key).begin()
-            # an exposure that could not be audited is calibrated all the same
-            failures = self.audit_failures if stage == "audit" else self.failures
-            failures[item.key] = Failure(item.key, stage, reason)
-            _log.error("%s %s failed: %s\n%s", stage, item.key, reason, result.error.traceback)
-        if self.listener is not None:
-            self.listener.advance(item.key, reason)
 
 
 def describe_plan(config: RunConfig) -> list[str]:
@@ -267,37 +169,6 @@ def _check_given_files(config: RunConfig) -> None:
     check_audit_files(config)
 
 
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Keep two runs from writing into one folder."""
-    import fcntl
-
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"Another run is writing into {root}; wait for it, or choose another --output."
-            ) from None
-        yield
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = _log.level
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        _log.removeHandler(handler)
-        _log.setLevel(level)
-        handler.close()
-
-
 def run_survey(
     config: RunConfig,
     *,
@@ -340,10 +211,10 @@ def run_survey(
     if config.zero_point.source == "fit":
         _check_reference(config)
     root = config.output_folder
-    with _locked(root), _logging_to(root / "run.log"):
+    with locked(root), logging_to(root / "run.log"):
         _log.info("run %s: %d exposures", config.survey.name, len(tasks))
         with get_executor(workers, kind=kind, scheduler=scheduler) as executor:
-            run = _Run(config, tasks, executor, listener)
+            run = _Run(root, executor, listener, _LATER, ("audit",), config=config, tasks=tasks)
             _run_stages(run)
         return _finish(run)
 
@@ -374,7 +245,7 @@ def _run_stages(run: _Run) -> None:
             upstream=upstream,
         )
         job = MeasureJob(run.config, task, area, table, record, positions)
-        items.append(_Item(task.key, job, mark, (table, record)))
+        items.append(StageItem(task.key, job, mark, (table, record)))
     run.stage("measure", measure_exposure, items)
     _zero_point_stage(run, settings)
     _calibrate_stage(run, settings, area)
@@ -389,9 +260,9 @@ def _audit_stage(run: _Run, area: float | None) -> None:
         run.config, run.alive(), run.files, run.prints, area
     )
     for key, reason in problems.items():
-        run.audit_failures[key] = Failure(key, "audit", reason)
+        run.optional_failures[key] = Failure(key, "audit", reason)
         _log.error("audit %s failed: %s", key, reason)
-    run.stage("audit", audit_exposure, [_Item(*item) for item in found])
+    run.stage("audit", audit_exposure, [StageItem(*item) for item in found])
 
 
 def _zero_point_stage(run: _Run, settings: dict[str, Any]) -> None:
@@ -413,7 +284,7 @@ def _zero_point_stage(run: _Run, settings: dict[str, Any]) -> None:
             run.config, task, files.stage("measure", ".parquet"), files.stage("measure", ".json"),
             outputs[0], outputs[1],
         )  # fmt: skip
-        items.append(_Item(task.key, job, mark, outputs))
+        items.append(StageItem(task.key, job, mark, outputs))
     run.stage("zero_point", find_zero_point, items)
 
 
@@ -431,7 +302,7 @@ def _calibrate_stage(run: _Run, settings: dict[str, Any], area: float | None) ->
             image,
         )  # fmt: skip
         outputs = (files.catalog,) if image is None else (files.catalog, image)
-        items.append(_Item(task.key, job, mark, outputs))
+        items.append(StageItem(task.key, job, mark, outputs))
     run.stage("calibrate", calibrate_exposure, items)
 
 
@@ -477,7 +348,6 @@ def _positions(run: _Run, area: float | None) -> str | None:
         return None
     if settings.positions not in (None, "deepest"):
         return str(run.config.path(str(settings.positions)))
-    # Detect in every exposure; the deepest is the one that finds most.
     config = run.config.model_copy(
         update={"measure": settings.model_copy(update={"mode": "detect", "psf_flux": False})}
     )
@@ -490,48 +360,26 @@ def _positions(run: _Run, area: float | None) -> str | None:
             settings=[config.inputs.model_dump(mode="json"),
                       config.measure.model_dump(mode="json"), task.detector, area],
         )  # fmt: skip
-        items.append(_Item(task.key, MeasureJob(config, task, area, *outputs), mark, outputs))
+        items.append(StageItem(task.key, MeasureJob(config, task, area, *outputs), mark, outputs))
     run.stage("detect", measure_exposure, items)
     return _deepest(run)
 
 
 def _deepest(run: _Run) -> str:
-    """Write the positions found in the exposure with the most detections, and their origin."""
-    from pogson.formats import read_catalog, write_catalog
-    from pogson.images import SourceFlag
+    """Write the positions found in the deepest image."""
+    from pogson.run.deepest import deepest_image, write_positions
 
-    best: tuple[float, str] | None = None
-    for task in run.alive():
-        found = read_catalog(run.files(task.key).stage("detect", ".parquet"))
-        column = next(c for c in found.colnames if c.startswith("flux_") and c.endswith("_exact"))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            snr = np.asarray(found[column], float) / np.asarray(found[f"{column}_err"], float)
-        good = np.isfinite(snr)
-        score = float(np.sqrt(np.sum(np.maximum(snr[good], 0.0) ** 2)))
-        score += 1e6 * good.sum()
-        if best is None or score > best[0]:
-            best = (score, task.key)
+    def stage(key: str, suffix: str) -> str:
+        return run.files(key).stage("detect", suffix)
+
+    best = deepest_image(run.config, run.alive(), stage)
     if best is None:
         raise PogsonError(
             "No exposure could be searched for sources: "
             + " ".join(f.reason for f in run.failures.values())
         )
-    table = read_catalog(run.files(best[1]).stage("detect", ".parquet"))
-    outside = (np.asarray(table["flags"]) & int(SourceFlag.EDGE)) != 0
-    kept = table[~outside] if (~outside).any() else table
-    path = run.root / "positions.ecsv"
-    out = kept["id", "ra", "dec"]
-    out.meta = {"from": best[1], "left_out_at_the_edge": int(outside.sum())}
-    import filecmp
-    import os
-
-    fresh = path.with_name("positions-new.ecsv")
-    write_catalog(fresh, out)
-    if path.exists() and filecmp.cmp(fresh, path, shallow=False):
-        fresh.unlink()  # unchanged: keep the old file and what was made from it
-    else:
-        os.replace(fresh, path)
-    _log.info("positions of %d sources from %s", len(out), best[1])
+    path, n = write_positions(run.root, *best, stage(best[0], ".parquet"))
+    _log.info("positions of %d sources from %s (%s)", n, *best)
     return str(path)
 
 
@@ -546,7 +394,7 @@ def _finish(run: _Run) -> RunResult:
     root = run.root
     passed = None
     if run.audit_plan is not None:
-        reasons = {f.key: f.reason for f in run.audit_failures.values()}
+        reasons = {f.key: f.reason for f in run.optional_failures.values()}
         audit = finish_audit(
             run.config, run.tasks, run.files, run.audit_plan, reasons, summary, root
         )
@@ -563,8 +411,10 @@ def _finish(run: _Run) -> RunResult:
         if run.listener is not None:
             run.listener.advance("report", None)
     _log.info("finished: %d done, %d failed", len(run.alive()), len(failures))
+    optional = run.optional_failures
+    unaudited = [optional[t.key] for t in run.tasks if t.key in optional]
     return RunResult(
         root, len(run.alive()), run.n_computed,
-        (*failures, *(run.audit_failures[t.key] for t in run.tasks if t.key in run.audit_failures)),
+        (*failures, *unaudited),
         summary, tuple(headlines(summary)), report, passed,
     )  # fmt: skip

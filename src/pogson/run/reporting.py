@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pogson.errors import MissingDataError
+from pogson.report.audit_data import AuditBand, AuditReport, AuditRows
 from pogson.report.data import (
     ExposureRecord,
     GrowthCurve,
@@ -88,6 +89,7 @@ def report_data(root: Path) -> ReportData:
         rejections=_rejections(entries),
         repeatability=_repeatability(root),
         truth=_truth(root),
+        audit=_audit(root),
         headlines=tuple(headlines(summary)),
         facts=_facts(entries),
         config_text=config.read_text(encoding="utf-8") if config.exists() else "",
@@ -200,6 +202,52 @@ def _truth(root: Path) -> TruthComparison | None:
         np.asarray(table["exposure"], int), np.asarray(table["band"]).astype(str),
         *(np.asarray(table[n], float) for n in names),
     )  # fmt: skip
+
+
+def _audit(root: Path) -> AuditReport | None:
+    """Return what the audit found, None without one."""
+    path = root / "audit.json"
+    if not path.exists():
+        return None
+    found = _json(path)
+    bands = tuple(
+        AuditBand(band, values.get("exposures") or {}, values.get("stack") or {})
+        for band, values in found["bands"].items()
+    )
+    plan = found["plan"]
+    magnitudes = "; ".join(
+        f"{band}: {low:g} to {high:g}" for band, (low, high) in plan["magnitudes"].items()
+    )
+    rounds = plan["audit"]["rounds"]
+    facts = {
+        "injected": f"{plan['density']:g} point sources per arcmin², {plan['audit']['pattern']}, "
+        f"at least {plan['min_separation']:g}″ apart"
+        + (f", in {rounds} rounds" if rounds > 1 else "")
+        + f"; seed {plan['audit']['seed']}",
+        "magnitudes": magnitudes or f"as in {plan['audit']['distribution']}",
+        "injected fluxes": found["reference"],
+        "compared in": found["measured_reference"],
+        "drawn with": found["injection_psf"],
+        "photon noise": found["photon_noise"] or "none (the gain is not known, or it is off)",
+        "real neighbours": found["neighbors"],
+        "not audited": "; ".join(f"{k}: {v}" for k, v in found["reasons"].items()),
+    }
+    return AuditReport(
+        bands, _audit_rows(root / "statistics" / "audit.parquet"),
+        _audit_rows(root / "statistics" / "audit_stack.parquet"), tuple(found["checks"]),
+        {k: v for k, v in facts.items() if v},
+    )  # fmt: skip
+
+
+def _audit_rows(path: Path) -> AuditRows:
+    if not path.exists():
+        return AuditRows()
+    table = _read(path)
+    names = ("band", "exposure", "magnitude", "difference", "pull", "isolated", "bright",
+             "for_pulls", "x", "y")  # fmt: skip
+    columns: dict[str, Any] = {n: np.asarray(table[n]) for n in names if n in table.colnames}
+    columns["band"] = columns["band"].astype(str)
+    return AuditRows(columns)
 
 
 def _facts(entries: list[dict[str, Any]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pogson.errors import ConfigError
 from pogson.parallel import TaskResult, map_tasks
 from pogson.run.resume import TaskState
 
-__all__ = ["Failure", "Listener", "StageItem", "Stages", "locked", "logging_to"]
+__all__ = ["Failure", "Listener", "StageItem", "StagedRun", "locked", "logging_to"]
 
 _log = logging.getLogger("pogson.run")
 _MEANT_FOR_ALL = ("ConfigError",)  # wrong for every task alike: stop at once
@@ -80,7 +80,7 @@ class StageItem:
 
 
 @dataclass
-class Stages:
+class StagedRun:
     """Runs stages and remembers what became of their tasks.
 
     Parameters
@@ -93,14 +93,16 @@ class Stages:
         Progress display.
     later : sequence of str, optional
         Stages whose results of a task are removed when the task fails.
+    optional : sequence of str, optional
+        Stages whose failures are kept apart, in ``optional_failures``: the task itself is done.
 
     Examples
     --------
     >>> import tempfile
     >>> from pogson.parallel import SerialExecutor
-    >>> stages = Stages(Path(tempfile.mkdtemp()), SerialExecutor())
-    >>> stages.run("double", float, [StageItem("a", "1.5", "x", ()), StageItem("b", "?", "x", ())])
-    >>> sorted(stages.failures), stages.n_computed
+    >>> run = StagedRun(Path(tempfile.mkdtemp()), SerialExecutor())
+    >>> run.stage("double", float, [StageItem("a", "1.5", "x", ()), StageItem("b", "?", "x", ())])
+    >>> sorted(run.failures), run.n_computed
     (['b'], 2)
     """
 
@@ -108,11 +110,13 @@ class Stages:
     executor: Any
     listener: Listener | None = None
     later: Sequence[str] = ()
+    optional: Sequence[str] = ()
     prints: dict[tuple[str, str], str] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    optional_failures: dict[str, Failure] = field(default_factory=dict)
     n_computed: int = 0
 
-    def run(self, name: str, function: Callable[[Any], Any], items: Sequence[StageItem]) -> None:
+    def stage(self, name: str, function: Callable[[Any], Any], items: Sequence[StageItem]) -> None:
         """Run those tasks of a stage that are not up to date; record failures.
 
         Raises
@@ -151,9 +155,11 @@ class Stages:
                 reason = f"{result.error.kind}: {reason} (unexpected; traceback in run.log)"
             for output in item.outputs:
                 Path(output).unlink(missing_ok=True)
-            for later in self.later:  # results of inputs that are no more
-                TaskState(self.root / "stages" / later, item.key).begin()
-            self.failures[item.key] = Failure(item.key, stage, reason)
+            if stage not in self.optional:
+                for later in self.later:  # results of inputs that are no more
+                    TaskState(self.root / "stages" / later, item.key).begin()
+            failures = self.optional_failures if stage in self.optional else self.failures
+            failures[item.key] = Failure(item.key, stage, reason)
             _log.error("%s %s failed: %s\n%s", stage, item.key, reason, result.error.traceback)
         if self.listener is not None:
             self.listener.advance(item.key, reason)

@@ -18,7 +18,7 @@ from pogson.run.statistics import Detections, repeatability, summarize_pulls
 if TYPE_CHECKING:
     from astropy.table import Table
 
-    from pogson.run.pipeline import Failure
+    from pogson.run.stages import Failure
 
 __all__ = ["headlines", "json_ready", "make_summary"]
 
@@ -261,16 +261,21 @@ def headlines(summary: dict[str, Any]) -> list[str]:
     --------
     >>> headlines({"n_exposures": 2, "n_failed": 1, "exposures": [], "repeatability": {},
     ...            "truth": None})
-    ['1 of 2 exposures calibrated, 1 failed.']
+    ['1 of 2 detector images calibrated, 1 failed.']
     """
     n, bad = summary["n_exposures"], summary["n_failed"]
-    out = [f"{n - bad} of {n} exposures calibrated" + (f", {bad} failed." if bad else ".")]
     done = [e for e in summary["exposures"] if e["status"] == "done"]
+    exposures = len({e["exposure_id"] for e in done})
+    out = [
+        f"{n - bad} of {n} detector images calibrated"
+        + (f" (of {exposures} exposure{'' if exposures == 1 else 's'})" if done else "")
+        + (f", {bad} failed." if bad else ".")
+    ]
     for band in dict.fromkeys(e["band"] for e in done):
         here = [e["values"] for e in done if e["band"] == band]
         zero = [v["zero_point"] for v in here if v.get("zero_point") is not None]
         errors = [v["zero_point_err"] for v in here if v.get("zero_point_err") is not None]
-        text = f"{band}: {len(here)} exposures, zero points {min(zero):.3f} to {max(zero):.3f} mag"
+        text = f"{band}: {len(here)} images, zero points {min(zero):.3f} to {max(zero):.3f} mag"
         if errors:
             text += f", median error {1e3 * float(np.median(errors)):.1f} mmag"
         repeat = summary["repeatability"].get(band) or {}

@@ -2,6 +2,12 @@
 
 from pogson.simulate.model import BandModel, CameraModel, StarModel, SurveyModel, demo_model
 from pogson.simulate.render import DetectorImage, render_detector
+from pogson.simulate.scene_job import (
+    SceneJobModel,
+    SceneTruth,
+    simulate_scene,
+    write_scene_job,
+)
 from pogson.simulate.stars import (
     StarCatalog,
     color_term,
@@ -17,6 +23,8 @@ __all__ = [
     "BandModel",
     "CameraModel",
     "DetectorImage",
+    "SceneJobModel",
+    "SceneTruth",
     "SimulatedSurvey",
     "StarCatalog",
     "StarModel",
@@ -30,10 +38,12 @@ __all__ = [
     "field_half_width",
     "reference_catalog",
     "render_detector",
+    "simulate_scene",
     "simulate_survey",
     "system_ties",
     "truth_comparison",
     "truth_table",
     "visit_psf",
     "visit_sky",
+    "write_scene_job",
 ]
