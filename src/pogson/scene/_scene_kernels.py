@@ -139,9 +139,7 @@ def render_points(samples, cx, cy, matrix, scale, order, x, y, x_min, y_min, out
                 px, py = (gx - bx) * _FRACTIONS, (gy - by) * _FRACTIONS
                 kx, ky = int(px), int(py)
                 fx, fy = px - kx, py - ky
-                at = np.uint64(
-                    (int(by) - half + 1 + margin) * width + int(bx) - half + 1 + margin
-                )
+                at = np.uint64((int(by) - half + 1 + margin) * width + int(bx) - half + 1 + margin)
                 tx, ty = np.uint64(kx * size), np.uint64(ky * size)
                 if size == 6:
                     value = _six(flat, at, step, taps, ty, tx, fy, fx)

@@ -119,7 +119,7 @@ def _covariance(name: str, value: Any) -> tuple[tuple[float, float], tuple[float
     """Return a positive definite 2 x 2 covariance as nested tuples."""
     array = np.asarray(value, float)
     if array.ndim == 0:
-        array = float(array) ** 2 * np.eye(2)
+        array = float(array) * abs(float(array)) * np.eye(2)
     good = array.shape == (2, 2) and bool(np.isfinite(array).all())
     if not good or np.linalg.eigvalsh(0.5 * (array + array.T)).min() <= 0:
         raise PogsonValueError(

@@ -49,7 +49,7 @@ def trail_nodes(
     """
     if trail is None or trail[0] == 0.0:
         return np.zeros(1), np.zeros(1), np.ones(1)
-    count = int(np.ceil(trail[0] / (0.5 * fwhm_arcsec))) + 4
+    count = int(np.ceil(trail[0] / (0.5 * fwhm_arcsec))) + 6
     nodes, weights = np.polynomial.legendre.leggauss(count)
     angle = np.deg2rad(trail[1])
     along = 0.5 * trail[0] * nodes
