@@ -15,6 +15,8 @@ hypothesis.settings.register_profile(
     deadline=None,  # the first call of a kernel compiles it
     max_examples=50,
     print_blob=True,
+    # New examples on every run of a person; the same ones in CI, where red must mean "changed".
+    derandomize="CI" in os.environ,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("pogson")

@@ -506,6 +506,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def stored_values(value: Any) -> int:
+    """Return how many numbers a field (or one of its parameters) holds."""
+    if isinstance(value, Field):
+        return stored_values(value._parameters())
+    if isinstance(value, np.ndarray):
+        return value.size
+    if isinstance(value, Mapping):
+        return sum(stored_values(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return sum(stored_values(v) for v in value)
+    return 1
+
+
 def _update(state: Any, value: Any) -> None:
     """Feed a parameter to a hash; 0.0 and -0.0 count as equal."""
     if isinstance(value, Field):

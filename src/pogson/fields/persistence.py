@@ -270,7 +270,7 @@ def _to_fits(field: Field, path: Path) -> bytes:
     from astropy.io import fits
 
     arrays: list[np.ndarray] = []
-    document = json.dumps(_externalised(field, arrays), allow_nan=False).encode()
+    document = json.dumps(externalised(field, arrays), allow_nan=False).encode()
     primary = fits.PrimaryHDU()
     primary.header["POGSON"] = (SCHEMA, "what this file holds")
     primary.header["PGVER"] = (SCHEMA_VERSION, "version of its schema")
@@ -284,17 +284,17 @@ def _to_fits(field: Field, path: Path) -> bytes:
     return gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data
 
 
-def _externalised(value: Any, arrays: list[np.ndarray]) -> Any:
+def externalised(value: Any, arrays: list[np.ndarray]) -> Any:
     """Return a description whose arrays are replaced by references to a list of them."""
     if isinstance(value, Field):
-        return _externalised(value._describe(), arrays)
+        return externalised(value._describe(), arrays)
     if isinstance(value, np.ndarray):
         arrays.append(value)
         return {_ARRAY: len(arrays)}
     if isinstance(value, Mapping):
-        return {k: _externalised(v, arrays) for k, v in value.items()}
+        return {k: externalised(v, arrays) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_externalised(v, arrays) for v in value]
+        return [externalised(v, arrays) for v in value]
     return value
 
 
@@ -325,10 +325,10 @@ def _from_fits(data: bytes) -> Any:
         ) from None
     except Exception as error:  # whatever a damaged file makes the FITS reader do
         raise FileFormatError(f"This is not a sound FITS file: {error}") from error
-    return _internalised(_from_json(text), arrays, 0)
+    return internalised(_from_json(text), arrays, 0)
 
 
-def _internalised(value: Any, arrays: Mapping[str, np.ndarray], depth: int) -> Any:
+def internalised(value: Any, arrays: Mapping[str, np.ndarray], depth: int) -> Any:
     """Put arrays back in the place of their references."""
     if depth > 4 * _MAX_DEPTH:
         raise FileFormatError("The description of the field is nested too deep.")
@@ -338,7 +338,7 @@ def _internalised(value: Any, arrays: Mapping[str, np.ndarray], depth: int) -> A
             if name not in arrays:
                 raise FileFormatError(f"The extension {name} is missing.")
             return arrays[name]
-        return {k: _internalised(v, arrays, depth + 1) for k, v in value.items()}
+        return {k: internalised(v, arrays, depth + 1) for k, v in value.items()}
     if isinstance(value, list):
-        return [_internalised(v, arrays, depth + 1) for v in value]
+        return [internalised(v, arrays, depth + 1) for v in value]
     return value

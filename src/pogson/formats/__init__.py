@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pogson.formats.catalogs import read_catalog, write_catalog
     from pogson.formats.exposures import read_exposure, sniff_instrument, write_exposure
+    from pogson.formats.flat_files import read_chromatic_flat, write_chromatic_flat
     from pogson.formats.inspection import Inspection, inspect_file
     from pogson.formats.instruments import (
         InstrumentPreset,
@@ -42,6 +43,8 @@ _WHERE = {
     "read_exposure": "exposures",
     "sniff_instrument": "exposures",
     "write_exposure": "exposures",
+    "read_chromatic_flat": "flat_files",
+    "write_chromatic_flat": "flat_files",
     "Inspection": "inspection",
     "inspect_file": "inspection",
     "InstrumentPreset": "instruments",
@@ -77,6 +80,7 @@ __all__ = [
     "inspect_file",
     "load_instrument",
     "read_catalog",
+    "read_chromatic_flat",
     "read_exposure",
     "read_lsst_background",
     "read_lsst_background_layers",
@@ -96,6 +100,7 @@ __all__ = [
     "read_stamp",
     "sniff_instrument",
     "write_catalog",
+    "write_chromatic_flat",
     "write_exposure",
     "write_psfex",
 ]

@@ -34,7 +34,7 @@ from pogson.formats.fits_access import open_fits, pixels
 from pogson.formats.json_values import from_json_value, to_json_value
 
 if TYPE_CHECKING:
-    from pogson.images import Exposure
+    from pogson.images import ChromaticFlat, Exposure, FlatFactors
 
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "read_native", "read_native_description", "write_native"]
 
@@ -47,7 +47,7 @@ SCHEMA_VERSION = 1
 
 def describe(exposure: Exposure) -> dict[str, Any]:
     """Return the JSON-ready description of everything in an exposure that is not pixels."""
-    parts = ("sky", "psf", "photo_calib", "area_ratio", "background")
+    parts = ("sky", "psf", "photo_calib", "area_ratio", "background", "flattening")
     out: dict[str, Any] = {"schema": SCHEMA, "version": SCHEMA_VERSION}
     for name in parts:
         value = getattr(exposure, name)
@@ -259,13 +259,18 @@ def _plane(hdus: Any, name: str, dtype: Any, box: Box, path: Any) -> np.ndarray:
     return data
 
 
-def read_native(path: str | os.PathLike[str]) -> Exposure:
+def read_native(
+    path: str | os.PathLike[str], *, flat: ChromaticFlat | FlatFactors | None = None
+) -> Exposure:
     """Read an exposure written by `write_native`, equal to what was written.
 
     Parameters
     ----------
     path : path-like
         The file.
+    flat : ChromaticFlat or FlatFactors, optional
+        The flat that the image was divided by, where it is too large to be kept with the image.
+        Without it the exposure has no ``flattening``, only the name ``flattening_sed``.
 
     Returns
     -------
@@ -276,7 +281,8 @@ def read_native(path: str | os.PathLike[str]) -> Exposure:
     FileFormatError
         If the file is damaged, incomplete, or of a newer schema.
     MissingDataError
-        If it is not a pogson exposure.
+        If it is not a pogson exposure; or if its background is for another spectrum than the image
+        and the flat is not given.
     """
     from pogson.images import Exposure, MaskBits
 
@@ -300,7 +306,8 @@ def read_native(path: str | os.PathLike[str]) -> Exposure:
             bandpass=data["bandpass"],
             flattening_sed=data["flattening_sed"],
             area_ratio=_field(data["area_ratio"]),
-            background=_background(data["background"]),
+            flattening=_flattening(data, flat),
+            background=_background(data, flat),
             background_subtracted=data["background_subtracted"],
             exposure_id=data["exposure_id"],
             detector=data["detector"],
@@ -334,9 +341,24 @@ def _photo_calib(data: Any) -> Any:
     return PhotoCalib.from_dict(from_json_value(data))
 
 
-def _background(data: Any) -> Any:
-    if data is None:
+def _flattening(data: Any, flat: Any) -> Any:
+    """Return the flattening, or None where the flat is neither in the file nor given."""
+    description = data.get("flattening")
+    if description is None or (description["flat"] is None and flat is None):
+        return None
+    from pogson.images import Flattening
+
+    return Flattening.from_dict(from_json_value(description), flat)
+
+
+def _background(data: Any, flat: Any) -> Any:
+    description = data["background"]
+    if description is None:
         return None
     from pogson.images import Background
 
-    return Background.from_dict(from_json_value(data))
+    own = description.get("flattening")
+    if own is not None and own["flat"] is None and flat is None and own == data.get("flattening"):
+        # of the same state as the image: it can be subtracted and restored without the flat
+        description = {**description, "flattening": None}
+    return Background.from_dict(from_json_value(description), flat)

@@ -9,9 +9,17 @@ from pogson.images.background import (
     background_subtracted_image,
     estimate_background,
 )
+from pogson.images.chromatic_catalog import (
+    ColorCorrection,
+    fit_color_correction,
+    flat_values,
+    source_factors,
+)
 from pogson.images.detection import detect
 from pogson.images.exposure import Exposure
 from pogson.images.flags import FLAG_DOCS, SourceFlag, count_flags, describe_flags
+from pogson.images.flats import ChromaticFlat, FlatFactors
+from pogson.images.flattening import Flattening, flatten
 from pogson.images.growth import CurveOfGrowth, curve_of_growth
 from pogson.images.mask import BAD_FOR_BACKGROUND, BAD_FOR_PHOTOMETRY, MASK_DOCS, MaskBits
 from pogson.images.mask_flags import mask_flags
@@ -30,8 +38,12 @@ __all__ = [
     "MASK_DOCS",
     "ApertureCorrection",
     "Background",
+    "ChromaticFlat",
+    "ColorCorrection",
     "CurveOfGrowth",
     "Exposure",
+    "FlatFactors",
+    "Flattening",
     "LocalAnnulus",
     "MaskBits",
     "SourceFlag",
@@ -45,8 +57,12 @@ __all__ = [
     "estimate_gain",
     "estimate_variance",
     "fit_aperture_correction",
+    "fit_color_correction",
+    "flat_values",
+    "flatten",
     "mask_flags",
     "measure_sources",
     "psf_flux",
     "resolve_gain",
+    "source_factors",
 ]

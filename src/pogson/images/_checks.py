@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
@@ -22,7 +23,7 @@ __all__ = [
     "checked_variance",
     "frozen",
     "missing_is_missing",
-    "same_array",
+    "same_parts",
 ]
 
 
@@ -147,6 +148,15 @@ def check_parts(exposure: Exposure) -> None:
                 f"The PSF is defined on {psf.box}, which does not contain the image's {box}: it "
                 f"is of another detector, or of a part of this one."
             )
+    flattening = exposure.flattening
+    if flattening is not None:
+        if not flattening.box.contains_box(box):
+            raise BoundsError(f"The flat covers {flattening.box}, not the image's {box}.")
+        if exposure.flattening_sed != flattening.sed.name:
+            raise PogsonValueError(
+                f"flattening_sed is {exposure.flattening_sed!r} but the flattening is for "
+                f"{flattening.sed.name!r}; leave flattening_sed out."
+            )
     background = exposure.background
     if background is not None and not background.box.contains_box(box):
         raise BoundsError(f"The background covers {background.box}, not the image's {box}.")
@@ -169,6 +179,23 @@ def _check_detector(exposure: Exposure, held: str) -> None:
         )
 
 
-def same_array(a: np.ndarray, b: np.ndarray) -> bool:
+def same_parts(one: Exposure, other: Exposure) -> bool:
+    """Return whether all attributes of two exposures are equal, NaN equal to NaN."""
+    for f in fields(one):
+        mine, theirs = getattr(one, f.name), getattr(other, f.name)
+        if isinstance(mine, np.ndarray) or isinstance(theirs, np.ndarray):
+            if (mine is None) != (theirs is None):
+                return False
+            if mine is not theirs and not _same_array(mine, theirs):
+                return False
+        elif f.name == "metadata":
+            if dict(mine) != dict(theirs):
+                return False
+        elif mine != theirs:
+            return False
+    return True
+
+
+def _same_array(a: np.ndarray, b: np.ndarray) -> bool:
     """Return whether two arrays are equal, NaN equal to NaN."""
     return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))

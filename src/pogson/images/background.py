@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 import numpy as np
@@ -12,9 +12,15 @@ import numpy as np
 from pogson.errors import MaskedDataError, MeasureError, PogsonValueError
 from pogson.fields import Box, Field, GridField
 from pogson.images._sep import for_sep
+from pogson.images._states import state_factors
 from pogson.images.exposure import Exposure
 from pogson.images.mask import BAD_FOR_BACKGROUND
 from pogson.units import Measure
+
+if TYPE_CHECKING:
+    from pogson.images.flats import ChromaticFlat, FlatFactors
+    from pogson.images.flattening import Flattening
+    from pogson.sed import Spectrum
 
 __all__ = ["Background", "background_subtracted_image", "estimate_background"]
 
@@ -31,6 +37,9 @@ class Background:
         Standard deviation of the background pixels in surface brightness, same unit.
     area_ratio : Field, optional
         Pixel area over the reference area A(x, y) / A0; needed to give the background in fluence.
+    flattening : Flattening, optional
+        Flat and spectrum for which the level is given; needed to subtract it from an image that is
+        flattened for another spectrum.
 
     Examples
     --------
@@ -48,6 +57,7 @@ class Background:
     level: Field
     rms: Field
     area_ratio: Field | None = None
+    flattening: Flattening | None = None
 
     def __post_init__(self) -> None:
         if self.rms.unit != self.level.unit:
@@ -72,9 +82,19 @@ class Background:
             self.level.with_box(box),
             self.rms.with_box(box),
             None if ratio is None else ratio.with_box(box),
+            self.flattening,
         )
 
-    def _factor(self, measure: Measure | str) -> Field | None:
+    def _factor(self, measure: Measure | str, flattening: Flattening | None = None) -> Field | None:
+        area = self._area_factor(measure)
+        states = state_factors(flattening, self.flattening)
+        if states is None:
+            return area
+        now, wanted = states
+        factor = (now.ratio() / wanted.ratio()).with_box(self.box)
+        return factor if area is None else factor * area
+
+    def _area_factor(self, measure: Measure | str) -> Field | None:
         if Measure.parse(measure) is Measure.SURFACE_BRIGHTNESS:
             return None
         if self.area_ratio is None:
@@ -85,15 +105,15 @@ class Background:
             )
         return self.area_ratio
 
-    def field(self, measure: Measure | str) -> Field:
-        """Return the level as a field in a measure.
+    def field(self, measure: Measure | str, *, flattening: Flattening | None = None) -> Field:
+        """Return the level as a field in a measure, for a flattening where one is given.
 
         Raises
         ------
         MeasureError
             If fluence is asked for and the pixel areas are unknown.
         """
-        factor = self._factor(measure)
+        factor = self._factor(measure, flattening)
         return self.level if factor is None else self.level * factor
 
     def rms_field(self, measure: Measure | str) -> Field:
@@ -102,7 +122,12 @@ class Background:
         return self.rms if factor is None else self.rms * factor
 
     def image(
-        self, measure: Measure | str, *, box: Box | None = None, dtype: Any = np.float32
+        self,
+        measure: Measure | str,
+        *,
+        box: Box | None = None,
+        dtype: Any = np.float32,
+        flattening: Flattening | None = None,
     ) -> np.ndarray:
         """Return the level on every pixel of a box, in a measure.
 
@@ -114,8 +139,10 @@ class Background:
             By default the whole background.
         dtype : dtype, optional
             float32 by default.
+        flattening : Flattening, optional
+            State of the image that the level is for; as estimated by default.
         """
-        return self._rendered(self.level, measure, box, dtype)
+        return self._rendered(self.level, measure, box, dtype, flattening)
 
     def rms_image(
         self, measure: Measure | str, *, box: Box | None = None, dtype: Any = np.float32
@@ -124,9 +151,14 @@ class Background:
         return self._rendered(self.rms, measure, box, dtype)
 
     def _rendered(
-        self, what: Field, measure: Measure | str, box: Box | None, dtype: Any
+        self,
+        what: Field,
+        measure: Measure | str,
+        box: Box | None,
+        dtype: Any,
+        flattening: Flattening | None = None,
     ) -> np.ndarray:
-        factor = self._factor(measure)
+        factor = self._factor(measure, flattening)
         image = what.render(box, dtype=dtype)
         if factor is not None:
             image = image * factor.render(image_box(what, box), dtype=dtype)
@@ -134,7 +166,9 @@ class Background:
 
     def scaled(self, calibration: Field) -> Background:
         """Return the background times a calibration field, for a calibrated image."""
-        return Background(self.level * calibration, self.rms * calibration, self.area_ratio)
+        return Background(
+            self.level * calibration, self.rms * calibration, self.area_ratio, self.flattening
+        )
 
     def __repr__(self) -> str:
         b, unit = self.box, self.unit.to_string() or "(no unit)"
@@ -155,18 +189,23 @@ class Background:
             "level": self.level.to_dict(),
             "rms": self.rms.to_dict(),
             "area_ratio": None if ratio is None else ratio.to_dict(),
+            "flattening": None if self.flattening is None else self.flattening.to_dict(),
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Background:
-        """Return the background described by `to_dict`."""
+    def from_dict(
+        cls, data: dict[str, Any], flat: ChromaticFlat | FlatFactors | None = None
+    ) -> Background:
+        """Return the background described by `to_dict`; ``flat`` where it only names its flat."""
         from pogson.fields import field_from_dict
+        from pogson.images.flattening import Flattening
 
-        ratio = data.get("area_ratio")
+        ratio, flattening = data.get("area_ratio"), data.get("flattening")
         return cls(
             field_from_dict(data["level"]),
             field_from_dict(data["rms"]),
             None if ratio is None else field_from_dict(ratio),
+            None if flattening is None else Flattening.from_dict(flattening, flat),
         )
 
 
@@ -184,6 +223,7 @@ def estimate_background(
     mask: Any = None,
     mask_sources: bool = False,
     source_threshold: float = 3.0,
+    sky_sed: Spectrum | None = None,
 ) -> Background:
     """Estimate the background of an exposure, always on surface brightness.
 
@@ -211,11 +251,15 @@ def estimate_background(
     source_threshold : float, optional
         Threshold in units of the noise for ``mask_sources``, on the image smoothed over 3 x 3
         pixels; the pixels found are grown by 4.
+    sky_sed : Spectrum, optional
+        Spectrum of the sky of that night: the estimate is made on the image flattened for it, where
+        the sky is smooth. Needs an exposure with a ``flattening``.
 
     Returns
     -------
     Background
-        Level and noise as cubic-spline fields, with the exposure's area ratio.
+        Level and noise as cubic-spline fields, with the exposure's area ratio and the flattening
+        under which the level was estimated.
 
     Raises
     ------
@@ -247,6 +291,8 @@ def estimate_background(
     if int(filter_size) < 1:
         raise PogsonValueError(f"filter_size is {filter_size}; it must be at least 1 (no filter).")
     surface = _in_surface_brightness(exposure)
+    if sky_sed is not None:
+        surface = surface.flattened_for(sky_sed)
     bad = _background_mask(exposure, mask_names, mask)
     image = for_sep(surface.image)
     level, rms = _mesh_fields(exposure, image, bad, int(mesh), int(filter_size))
@@ -256,7 +302,7 @@ def estimate_background(
         if not found.all():
             level, rms = _mesh_fields(exposure, image, found, int(mesh), int(filter_size))
             level = _with_mean_residuals(exposure, image, level, rms, bad, int(mesh))
-    return Background(level, rms, exposure.area_ratio)
+    return Background(level, rms, exposure.area_ratio, surface.flattening)
 
 
 def _in_surface_brightness(exposure: Exposure) -> Exposure:

@@ -24,7 +24,7 @@ from pogson.images._checks import (
     checked_variance,
     frozen,
     missing_is_missing,
-    same_array,
+    same_parts,
 )
 from pogson.images._scaling import PendingVariance, RatioImage, bad_pixels, scale_by_ratio
 from pogson.images.mask import BAD_FOR_PHOTOMETRY, MaskBits
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from pogson.calib import PhotoCalib
     from pogson.fields import Field
     from pogson.images.background import Background
+    from pogson.images.flattening import Flattening
     from pogson.psf import PSF
+    from pogson.sed import Spectrum
     from pogson.sky import SkyMap
 
 __all__ = ["Exposure"]
@@ -81,7 +83,10 @@ class Exposure:
     bandpass : str, optional
         Name of the bandpass.
     flattening_sed : str, optional
-        Name of the spectrum for which the flat field is right.
+        Name of the spectrum for which the flat field is right; that of ``flattening`` where known.
+    flattening : Flattening, optional
+        The flat that the image was divided by, and for which spectrum; with it the image can be
+        taken to the flat of another spectrum (`flattened_for`).
     area_ratio : Field, optional
         Dimensionless pixel area over the reference area, A(x, y) / A0, finite and positive. With
         it, ``fluence = surface brightness * A / A0``.
@@ -137,6 +142,7 @@ class Exposure:
     photo_calib: PhotoCalib | None = field(default=None, kw_only=True)
     bandpass: str | None = field(default=None, kw_only=True)
     flattening_sed: str | None = field(default=None, kw_only=True)
+    flattening: Flattening | None = field(default=None, kw_only=True)
     area_ratio: Field | None = field(default=None, kw_only=True)
     background: Background | None = field(default=None, kw_only=True)
     background_subtracted: bool = field(default=False, kw_only=True)
@@ -170,6 +176,8 @@ class Exposure:
             _pending_variance=None,
             _bad={},
         )
+        if self.flattening is not None and self.flattening_sed is None:
+            self._fill(flattening_sed=self.flattening.sed.name)
         check_parts(self)
         if self.area_ratio is not None:
             self._fill(_ratio_image=RatioImage(self.area_ratio, box))
@@ -291,6 +299,67 @@ class Exposure:
             )
         return self.with_(area_ratio=area.relative_to(reference))
 
+    # -- spectra of the flat ------------------------------------------------------------------
+    def flattened_for(self, sed: Spectrum | str) -> Exposure:
+        """Return the exposure flattened for another spectrum, in the same measure.
+
+        Parameters
+        ----------
+        sed : Spectrum or "fiducial"
+            The light for which the image is to be flat: the fiducial spectrum for photometry, the
+            sky's for backgrounds.
+
+        Raises
+        ------
+        MissingDataError
+            If it is not known which flat, for which spectrum, the image was divided by.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pogson.fields import Box, ChebyshevField
+        >>> from pogson.images import ChromaticFlat, Flattening
+        >>> from pogson.sed import Bandpass, Spectrum
+        >>> box = Box(0, 0, 100, 2)
+        >>> flat = ChromaticFlat.from_fields(
+        ...     [3000.0, 12000.0], [ChebyshevField(box, [[1.0, s]]) for s in (0.05, -0.05)])
+        >>> state = Flattening(flat, Bandpass.from_speclite("decam2014-r"),
+        ...                    Spectrum.constant_ab(20.0))
+        >>> exposure = Exposure(np.ones(box.shape), unit="adu", measure="fluence",
+        ...                     flattening=state)
+        >>> dusk = exposure.flattened_for(Spectrum([3000.0, 12000.0], [9.0, 0.1], name="dusk"))
+        >>> dusk.flattening_sed, bool(dusk.image[0, -1] < 1.0 < dusk.image[0, 0])
+        ('dusk', True)
+        """
+        return self.to_state(sed=sed)
+
+    def to_state(
+        self, *, measure: Measure | str | None = None, sed: Spectrum | str | None = None
+    ) -> Exposure:
+        """Return the exposure in a measure and flattened for a spectrum: one mapping for both.
+
+        The mapping is pixel area times the ratio of the flats for two spectra. It is taken in
+        double precision and rounded once, and the way back uses the same numbers, so that there
+        and back differ from the input by at most 2 units in the last place.
+
+        Parameters
+        ----------
+        measure : Measure or str, optional
+            As it is by default.
+        sed : Spectrum or "fiducial", optional
+            As it is by default.
+
+        Raises
+        ------
+        MeasureError
+            If the measure is to change and the exposure has no ``area_ratio``.
+        MissingDataError
+            If the spectrum is to change and the exposure has no ``flattening``.
+        """
+        from pogson.images._states import change_state
+
+        return change_state(self, measure, sed)
+
     # -- changes ------------------------------------------------------------------------------
     def with_(self, **changes: Any) -> Exposure:
         """Return a copy with some attributes changed, checked as in construction.
@@ -300,6 +369,8 @@ class Exposure:
         PogsonTypeError
             If an attribute does not exist.
         """
+        if changes.get("flattening") is not None:
+            changes.setdefault("flattening_sed", changes["flattening"].sed.name)
         names = [f.name for f in fields(self)]
         unknown = sorted(set(changes) - set(names))
         if unknown:
@@ -320,6 +391,8 @@ class Exposure:
         """Copy without checks, for changes that cannot make the exposure wrong."""
         new = object.__new__(Exposure)
         new.__dict__.update(self.__dict__)
+        if "image" in changes:
+            new.__dict__.pop("_before_subtraction", None)
         new.__dict__.update(changes)
         return new
 
@@ -374,7 +447,8 @@ class Exposure:
     def subtract_background(self) -> Exposure:
         """Return the exposure less its attached background, in its own measure.
 
-        The background stays attached, so `restore_background` undoes it (to rounding).
+        The background stays attached, so `restore_background` undoes it: exactly, unless pixels
+        were changed in between; then to rounding.
 
         Raises
         ------
@@ -390,12 +464,17 @@ class Exposure:
         image = self._background_image()
         np.subtract(self.image, image, out=image)
         image.flags.writeable = False
-        return self._shallow(image=image, background_subtracted=True)
+        new = self._shallow(image=image, background_subtracted=True)
+        new._fill(_before_subtraction=self.image)
+        return new
 
     def restore_background(self) -> Exposure:
         """Return the exposure with its attached background added back, if it was subtracted."""
         if not self.background_subtracted or self.background is None:
             return self
+        before = self.__dict__.get("_before_subtraction")
+        if before is not None:
+            return self._shallow(image=before, background_subtracted=False)
         image = self._background_image()
         np.add(self.image, image, out=image)
         image.flags.writeable = False
@@ -405,10 +484,12 @@ class Exposure:
         """Return the attached background in this exposure's measure, with the ratio at hand."""
         background = self.background
         assert background is not None
-        if self.measure is Measure.FLUENCE and background.area_ratio is self.area_ratio is not None:
+        same_state = background.flattening is None or background.flattening == self.flattening
+        shared = background.area_ratio is self.area_ratio is not None
+        if self.measure is Measure.FLUENCE and shared and same_state:
             level = background.level.render(self.box, dtype=np.float32)
             return np.multiply(level, self.area_ratio_image(), out=level)
-        return background.image(self.measure, box=self.box)
+        return background.image(self.measure, box=self.box, flattening=self.flattening)
 
     # -- calibration --------------------------------------------------------------------------
     def calibrated(self) -> Exposure:
@@ -485,19 +566,7 @@ class Exposure:
             return NotImplemented
         if self is other:
             return True
-        for f in fields(self):
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            if isinstance(mine, np.ndarray) or isinstance(theirs, np.ndarray):
-                if (mine is None) != (theirs is None):
-                    return False
-                if mine is not theirs and not same_array(mine, theirs):
-                    return False
-            elif f.name == "metadata":
-                if dict(mine) != dict(theirs):
-                    return False
-            elif mine != theirs:
-                return False
-        return True
+        return same_parts(self, other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -528,31 +597,9 @@ class Exposure:
         return " ".join(words)
 
     def __repr__(self) -> str:
-        name = self._name().replace("exposure", "Exposure", 1)
-        b = self.box
-        lines = [
-            f"<{name}: {b.nx} x {b.ny} pixels, x {b.x_min} to {b.x_max}, y {b.y_min} to {b.y_max}",
-            f"  values: {self.describe_values()}",
-        ]
-        has_variance = self.__dict__.get("_pending_variance") is not None
-        has_variance = has_variance or self.variance is not None
-        parts = [
-            ("variance" if has_variance else "no variance")
-            + (", mask" if self.mask is not None else ", no mask"),
-            "no sky mapping" if self.sky is None else type(self.sky).__name__,
-            "no PSF" if self.psf is None else type(self.psf).__name__,
-            "no flux calibration" if self.photo_calib is None else "calibration to nJy attached",
-        ]
-        if self.background is not None:
-            parts.append(
-                "background subtracted"
-                if self.background_subtracted
-                else "background attached, not subtracted"
-            )
-        if self.bandpass:
-            parts.append(f"band {self.bandpass}")
-        lines.append("  " + "; ".join(parts) + ">")
-        return "\n".join(lines)
+        from pogson.images._words import exposure_text
+
+        return exposure_text(self)
 
     def describe_values(self) -> str:
         """Return in words what a pixel value means.
@@ -563,12 +610,6 @@ class Exposure:
         >>> Exposure(np.ones((2, 2)), unit="nJy", measure="fluence").describe_values()
         'fluence in nJy: each pixel holds its own light; sums of pixels are fluxes'
         """
-        unit = self.unit.to_string() or "no unit"
-        if self.measure is Measure.FLUENCE:
-            return f"fluence in {unit}: each pixel holds its own light; sums of pixels are fluxes"
-        how = (
-            "no area ratio is known, so sums of pixels are not fluxes"
-            if self.area_ratio is None
-            else "times the pixel-area ratio A/A0 it is fluence"
-        )
-        return f"surface brightness in {unit} per reference pixel area; {how}"
+        from pogson.images._words import values_text
+
+        return values_text(self)
