@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from pogson.formats.psf_files import find_psf_file, read_psf
     from pogson.formats.psfex import read_psfex, write_psfex
     from pogson.formats.reference import ReferenceCatalog, read_reference_catalog
+    from pogson.formats.spectra_desi import read_desi_frame
+    from pogson.formats.spectra_sdss import read_sdss_coadd, read_sdss_exposures
+    from pogson.formats.spectra_table import from_specutils, read_fibre_spectra
+    from pogson.formats.spectra_write import write_calibrated_spectra
     from pogson.formats.stamps import read_sky_header, read_stamp
 
 _WHERE = {
@@ -67,6 +71,12 @@ _WHERE = {
     "read_psfex": "psfex",
     "write_psfex": "psfex",
     "read_piff": "piff",
+    "read_sdss_coadd": "spectra_sdss",
+    "read_sdss_exposures": "spectra_sdss",
+    "read_desi_frame": "spectra_desi",
+    "from_specutils": "spectra_table",
+    "read_fibre_spectra": "spectra_table",
+    "write_calibrated_spectra": "spectra_write",
     "read_sky_header": "stamps",
     "read_stamp": "stamps",
 }
@@ -77,11 +87,14 @@ __all__ = [
     "ReferenceCatalog",
     "available_instruments",
     "find_psf_file",
+    "from_specutils",
     "inspect_file",
     "load_instrument",
     "read_catalog",
     "read_chromatic_flat",
+    "read_desi_frame",
     "read_exposure",
+    "read_fibre_spectra",
     "read_lsst_background",
     "read_lsst_background_layers",
     "read_lsst_catalog",
@@ -96,9 +109,12 @@ __all__ = [
     "read_psf",
     "read_psfex",
     "read_reference_catalog",
+    "read_sdss_coadd",
+    "read_sdss_exposures",
     "read_sky_header",
     "read_stamp",
     "sniff_instrument",
+    "write_calibrated_spectra",
     "write_catalog",
     "write_chromatic_flat",
     "write_exposure",

@@ -137,6 +137,19 @@ def read_chromatic_flat(
         If it is none of these, or has no wavelengths.
     PogsonValueError
         If the wavelengths are not sorted or the flat has zeros or NaN.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from astropy.io import fits
+    >>> from astropy.table import Table
+    >>> planes = fits.PrimaryHDU(np.full((2, 8, 9), [[[1.0]], [[1.1]]]))
+    >>> lam = Table({"WAVELENGTH": [500.0, 900.0]}, units={"WAVELENGTH": "nm"})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fits.HDUList([planes, fits.BinTableHDU(lam)]).writeto(folder + "/cube.fits")
+    ...     flat = read_chromatic_flat(folder + "/cube.fits")
+    >>> round(flat.at(7000.0)(x=4, y=4), 6)
+    1.05
     """
     from pogson.images import ChromaticFlat
     from pogson.images.flats import flat_from_dict

@@ -20,10 +20,15 @@ from pogson.images.exposure import Exposure
 from pogson.images.flags import FLAG_DOCS, SourceFlag, count_flags, describe_flags
 from pogson.images.flats import ChromaticFlat, FlatFactors
 from pogson.images.flattening import Flattening, flatten
+from pogson.images.focal_plane_background import (
+    FocalPlaneBackground,
+    fit_focal_plane_background,
+)
 from pogson.images.growth import CurveOfGrowth, curve_of_growth
 from pogson.images.mask import BAD_FOR_BACKGROUND, BAD_FOR_PHOTOMETRY, MASK_DOCS, MaskBits
 from pogson.images.mask_flags import mask_flags
 from pogson.images.psf_fluxes import psf_flux
+from pogson.images.sky_sed import SkySpectrum, fit_sky_spectrum
 from pogson.images.variance import (
     VarianceEstimate,
     estimate_gain,
@@ -44,8 +49,10 @@ __all__ = [
     "Exposure",
     "FlatFactors",
     "Flattening",
+    "FocalPlaneBackground",
     "LocalAnnulus",
     "MaskBits",
+    "SkySpectrum",
     "SourceFlag",
     "VarianceEstimate",
     "background_subtracted_image",
@@ -58,6 +65,8 @@ __all__ = [
     "estimate_variance",
     "fit_aperture_correction",
     "fit_color_correction",
+    "fit_focal_plane_background",
+    "fit_sky_spectrum",
     "flat_values",
     "flatten",
     "mask_flags",

@@ -290,14 +290,14 @@ def estimate_background(
         raise PogsonValueError(f"The background mesh is {mesh} pixels; it must be at least 4.")
     if int(filter_size) < 1:
         raise PogsonValueError(f"filter_size is {filter_size}; it must be at least 1 (no filter).")
-    surface = _in_surface_brightness(exposure)
+    surface = in_surface_brightness(exposure)
     if sky_sed is not None:
         surface = surface.flattened_for(sky_sed)
     bad = _background_mask(exposure, mask_names, mask)
     image = for_sep(surface.image)
     level, rms = _mesh_fields(exposure, image, bad, int(mesh), int(filter_size))
     if mask_sources:
-        found = _source_pixels(image, level.render(dtype=np.float32), rms, bad, source_threshold)
+        found = source_pixels(image, level.render(dtype=np.float32), rms, bad, source_threshold)
         found = found if bad is None else found | bad
         if not found.all():
             level, rms = _mesh_fields(exposure, image, found, int(mesh), int(filter_size))
@@ -305,7 +305,7 @@ def estimate_background(
     return Background(level, rms, exposure.area_ratio, surface.flattening)
 
 
-def _in_surface_brightness(exposure: Exposure) -> Exposure:
+def in_surface_brightness(exposure: Exposure) -> Exposure:
     """Return the exposure in surface brightness, its background restored if it was subtracted."""
     try:
         return exposure.to(Measure.SURFACE_BRIGHTNESS)
@@ -405,7 +405,7 @@ def _with_mean_residuals(
     noise = rms.render(dtype=np.float32)
     # A higher threshold and a wider margin than for the first mask: leaving out single upward
     # fluctuations would push the mean down, and the wings of stars would push it up.
-    used = ~_source_pixels(image, image - excess, rms, bad, 5.0, grow=10)
+    used = ~source_pixels(image, image - excess, rms, bad, 5.0, grow=10)
     used &= np.abs(excess) <= _MEAN_CLIP * noise
     if bad is not None:
         used &= ~bad
@@ -479,7 +479,7 @@ def _natural(centers: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return nodes, np.asarray(CubicSpline(centers, np.eye(count), bc_type="natural")(nodes))
 
 
-def _source_pixels(
+def source_pixels(
     image: np.ndarray,
     level: np.ndarray,
     rms: Field,

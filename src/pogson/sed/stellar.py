@@ -14,7 +14,7 @@ from pogson.sed.spectrum import Spectrum
 
 __all__ = ["stellar_template"]
 
-_COOLEST, _HOTTEST = 3800.0, 12000.0
+_COOLEST, _HOTTEST = 3500.0, 12000.0
 _H, _C, _K = 6.62607015e-27, 2.99792458e10, 1.380649e-16  # cgs
 _RYDBERG = 1.0967758e5  # 1/cm, hydrogen
 _BALMER_EDGE = 3647.0  # Angstrom
@@ -32,7 +32,7 @@ def stellar_template(
     Parameters
     ----------
     teff : float
-        Effective temperature in kelvin, 3800 to 12000.
+        Effective temperature in kelvin, 3500 to 12000; below 4500 without its molecular bands.
     metallicity : float, optional
         [Fe/H], -2.5 to 0.5; scales the metal-line blanketing only.
     wavelength_range : tuple of float, optional
@@ -150,7 +150,7 @@ def _electron_pressure(teff: float) -> float:
     return float(
         10.0
         ** np.interp(
-            teff, [3800, 5000, 5800, 7000, 8500, 10000, 12000], [0.2, 0.7, 1.3, 2.0, 2.7, 2.9, 3.1]
+            teff, [3500, 3800, 5000, 5800, 7000, 8500, 10000, 12000], [0.05, 0.2, 0.7, 1.3, 2.0, 2.7, 2.9, 3.1]
         )
     )
 
