@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 PYTEST_ARGS ?=
+# MIST isochrones and bolometric corrections, as data: what these packages import is not needed.
+STELLAR_TABLES := astrolachesis==1.0.9 lachesis-grids==0.0.9
 
 .PHONY: help demo test lint pytest test-slow bench docs clean
 
@@ -26,10 +28,12 @@ $(VENV)/installed: $(VENV)/made pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(STELLAR_TABLES)
 	touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(STELLAR_TABLES)
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed pyproject.toml

@@ -153,6 +153,7 @@ def _start_worker() -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+    _keep_memory()
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -161,6 +162,24 @@ def _start_worker() -> None:
             os._exit(1)  # the parent is gone: nobody will read what we make
 
         threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _keep_memory() -> None:
+    """Let the allocator of a worker keep freed arrays for the next ones (glibc; else nothing).
+
+    By default arrays of megabytes go back to the system when freed, and come back one page fault
+    for every 4 kB: a fifth of the time of tasks that make many of them.
+    """
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    trim, top_pad, mmap = -1, -2, -3  # names of malloc.h
+    mallopt(trim, 256 << 20)
+    mallopt(top_pad, 16 << 20)
+    mallopt(mmap, 32 << 20)
 
 
 def usable_cores() -> int:

@@ -120,6 +120,12 @@ class TestStamps:
         assert target["binary"]["is_binary"]
         assert abs(target["binary"]["separation_arcsec"] - 0.9) < 0.2
         assert [f["source"] for f in target["fluxes"]] == ["target/A", "target/B"]
+        table = read_catalog(found.table)
+        for row, part in zip(table, ("flux_a", "flux_b"), strict=True):
+            interval = target["binary"]["intervals"][part]
+            assert row["flux_low"] == pytest.approx(interval["low"])
+            assert row["flux_high"] == pytest.approx(interval["high"])
+            assert row["flux_low"] < row["flux"] < row["flux_high"]
         assert "One source or two" in found.report.read_text()
 
     def test_known_stars_trails_and_priors(self, fresh):

@@ -1,7 +1,7 @@
 """Real exposures and simulated skies for the tests of the scene room.
 
 ``python tests/scene/scene_campaigns.py NAME [N] [SEED]`` runs a campaign and prints its figures;
-names: injection, poisson, binaries, false_alarms.
+names: injection, free_grid (no prior), poisson, binaries, false_alarms.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from pogson.scene import (
 from pogson.scene.design import PsfTable
 from pogson.sky import FitsSkyMap
 
+HITS = ("a", "b", "total", "ratio", "separation")
+"""What the intervals of a pair are given for."""
+
 Find = Callable[[str], Path]
 
 
@@ -49,10 +52,18 @@ def load(find: Find, target: str) -> tuple[list[SceneExposure], str, tuple[float
             image, mask, weight = (hdus[k].data for k in ("SCI", "MSK", "WGT"))
         with np.errstate(divide="ignore"):
             variance = 1.0 / weight.astype(float)
-        scale = scale_from_zero_point(row["zeropoint"])
+        scale = scale_from_zero_point(row["zeropoint"], 30.0)
         exposures.append(
             SceneExposure(
-                image, variance, box, sky, psf, scale, mask > 0, exposure_id=str(row["expnum"])
+                image,
+                variance,
+                box,
+                sky,
+                psf,
+                scale,
+                mask > 0,
+                exposure_id=str(row["expnum"]),
+                flux_zero_point=30.0,
             )
         )
         if row["is_detection"]:
@@ -96,8 +107,15 @@ def light(
 
 
 def noisy(exposure: SceneExposure, image: np.ndarray, rng: np.random.Generator) -> SceneExposure:
-    """Return an exposure with this image (common unit) and noise of its own variance."""
+    """Return an exposure with this image (common unit) and noise of its own variance.
+
+    With a gain, the photons of all that stands above the median add theirs.
+    """
     variance = np.where(exposure.good, exposure.variance, 1.0)
+    if exposure.gain is not None:
+        variance = (
+            variance + np.maximum(image - np.median(image), 0.0) / exposure.scale / exposure.gain
+        )
     counts = image / exposure.scale + rng.normal(size=image.shape) * np.sqrt(variance)
     return replace(exposure, image=np.where(exposure.good, counts, np.nan))
 
@@ -113,9 +131,11 @@ def injection(
     rng: np.random.Generator,
     model_options: dict | None = None,
     per_host: int = 8,
+    gain: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Inject moving point sources over random Sersic hosts; return fluxes, errors, truths."""
     exposures, detection, (ra, dec) = load(find, "2014vv39")
+    exposures = [replace(e, gain=gain) for e in exposures]
     rows: list[tuple[float, ...]] = []
     host: dict[str, np.ndarray] = {}
     brightness = 0.0
@@ -196,18 +216,24 @@ def binaries(
         source = PointSource("pair", ra, dec, epochs=detection, position="free")
         found = fit_binary(data, SceneModel(source, origin_test=False), seed=i)
         fluxes, errors = found.binary.fluxes, found.binary.flux_err
+        said = found.intervals
         rows.append(
             (
                 separation / scale, ratio, total, fluxes[0], errors[0], fluxes[1], errors[1],
                 found.separation / scale, found.separation_err / scale, found.delta_chi2,
                 float(found.is_binary), found.single.fluxes[0], found.single.flux_err[0],
-                float(np.ptp(found.binary.starts)),
+                float(np.ptp(found.binary.starts)), found.log_bayes_factor,
+                said["flux_a"].covers(total / (1 + ratio)),
+                said["flux_b"].covers(total * ratio / (1 + ratio)),
+                said["flux_total"].covers(total), said["flux_ratio"].covers(ratio),
+                said["separation"].covers(separation),
             )
         )  # fmt: skip
     names = (
         "separation", "ratio", "total", "flux_a", "error_a", "flux_b", "error_b",
         "found_separation", "separation_error", "delta_chi2", "is_binary", "single",
-        "single_error", "spread",
+        "single_error", "spread", "log_bayes_factor", "hit_a", "hit_b", "hit_total", "hit_ratio",
+        "hit_separation",
     )  # fmt: skip
     return dict(zip(names, np.array(rows).T, strict=True))
 
@@ -225,13 +251,31 @@ def main() -> None:
     start = time.time()
     if name == "injection":
         print(pull_summary(injection(find, count, rng)))
+    elif name == "poisson":
+        # half an electron per count: photon noise of the brightest sources equals the sky's
+        print(pull_summary(injection(find, count, rng, gain=0.5)))
     elif name == "free_grid":
         options = {"prior": None, "grid": SceneGrid.smp2023()}
         print(pull_summary(injection(find, count, rng, options)))
     else:
         found = binaries(find, count, rng, single=name == "false_alarms")
-        np.savez(f"/tmp/{name}_{seed}.npz", **found)
-        print({k: np.round(v.mean(), 3) for k, v in found.items()})
+        bright = found["total"] / (1 + found["ratio"])
+        faint = found["total"] - bright
+        for low, high in ((0.5, 1.0), (1.0, 2.0), (2.0, 4.0), (0.5, 4.0)):
+            use = (found["separation"] >= low) & (found["separation"] < high)
+            first_order = [
+                np.mean(np.abs(found[f"flux_{k}"] - truth)[use] < found[f"error_{k}"][use])
+                for k, truth in (("a", bright), ("b", faint))
+            ]
+            shares = {k: found[f"hit_{k}"][use].mean() for k in HITS}
+            print(
+                f"separation {low}-{high} px: {use.sum()} trials, called binary "
+                f"{found['is_binary'][use].mean():.3f}, starts agree "
+                f"{np.mean(found['spread'][use] < 1e-3):.3f}; coverage "
+                + ", ".join(f"{k} {v:.3f}" for k, v in shares.items())
+                + "; first-order errors a {:.3f} b {:.3f}".format(*first_order)
+            )
+        print("largest delta chi2", np.sort(found["delta_chi2"])[-5:].round(2))
     print(f"{(time.time() - start) / count:.2f} s each")
 
 

@@ -39,12 +39,13 @@ def resolution_sigma(diagonals: np.ndarray, wavelength: np.ndarray) -> np.ndarra
     -------
     sigma : ndarray, shape (n_fibre, n_pixel)
         From second moments, less the width of a pixel (1/12 of its square). Columns cut by the
-        ends of the grid take the value of the next whole one.
+        ends of the grid take the value of the next whole one; a fibre whose matrix is empty (it is
+        dead) takes the median of the others.
 
     Raises
     ------
     FileFormatError
-        If the shapes do not fit or a matrix is empty.
+        If the shapes do not fit or all matrices are empty.
 
     Notes
     -----
@@ -74,11 +75,13 @@ def resolution_sigma(diagonals: np.ndarray, wavelength: np.ndarray) -> np.ndarra
     whole = np.zeros(lam.size, bool)
     whole[edge : lam.size - edge] = True
     ok &= whole
+    alive = ok.any(axis=1)
+    if not alive.any():
+        raise FileFormatError(f"All {alive.size} resolution matrices are empty.")
     sigma = np.empty_like(variance)
-    for out, values, good in zip(sigma, variance, ok, strict=True):
-        if not good.any():
-            raise FileFormatError("A resolution matrix is empty; its fibre has no line spread.")
-        out[:] = np.interp(lam, lam[good], np.sqrt(values[good]))
+    for i in np.flatnonzero(alive):
+        sigma[i] = np.interp(lam, lam[ok[i]], np.sqrt(variance[i, ok[i]]))
+    sigma[~alive] = np.median(sigma[alive], axis=0)
     return sigma * np.diff(pixel_edges(lam))
 
 

@@ -89,7 +89,9 @@ def _exposure(hdu: Any, header: Any, path: Path) -> FibreSpectra:
     usable = np.isfinite(calib) & (calib > 0)
     safe = np.where(usable, calib, 1.0)
     flagged = np.asarray(data["mask"], np.int64)[order] != 0
-    mask = np.where(flagged, int(PixelMask.FLAGGED), 0) | np.where(usable, 0, int(PixelMask.OUTSIDE))
+    mask = np.where(flagged, int(PixelMask.FLAGGED), 0) | np.where(
+        usable, 0, int(PixelMask.OUTSIDE)
+    )
     return FibreSpectra(
         lam,
         np.where(usable, value["flux"] * _SCALE / safe, np.nan),

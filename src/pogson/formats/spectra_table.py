@@ -59,8 +59,11 @@ def _unit(text: Any, path: Any) -> str:
     for name in ("electrons", "electron", "photons", "photon", "counts", "adu", "dn", "ct"):
         word = word.replace(name, "count") if name in word and "count" not in word else word
     try:
-        unit = u.Unit(word.replace("counts", "count").replace("angstroms", "Angstrom").replace(
-            "angstrom", "Angstrom"))
+        unit = u.Unit(
+            word.replace("counts", "count")
+            .replace("angstroms", "Angstrom")
+            .replace("angstrom", "Angstrom")
+        )
     except ValueError as error:
         raise UnitMismatchError(f"{path}: the unit {text!r} is not understood.") from error
     for known in ("count", "count/s", "count/Angstrom", "count/s/Angstrom"):
@@ -144,7 +147,9 @@ def _read_hdus(hdus: Any, path: Path) -> Any:
             f"{path} is an SDSS spectrum; read_sdss_exposures gives its exposures as frames and "
             f"read_sdss_coadd its calibrated coadd."
         )
-    images = {h.name.lower(): h for h in hdus if getattr(h, "is_image", False) and h.data is not None}
+    images = {
+        h.name.lower(): h for h in hdus if getattr(h, "is_image", False) and h.data is not None
+    }
     for name in ("primary", ""):
         if name in images and not set(_COUNTS) & set(images):
             images["counts"] = images[name]
@@ -289,8 +294,8 @@ def _by_fibre(
     ids, count = np.unique(fibre, return_counts=True)
     if np.unique(count).size != 1:
         raise FileFormatError(
-            f"{path}: the fibres have different numbers of pixels ({count.min()} to {count.max()}); "
-            f"pad them with NaN."
+            f"{path}: the fibres have different numbers of pixels ({count.min()} to "
+            f"{count.max()}); pad them with NaN."
         )
     order = np.argsort(fibre, kind="stable")
     shape = (ids.size, int(count[0]))

@@ -212,7 +212,10 @@ def _fill_header(
     for key, value in keywords.items():
         if isinstance(value, float | np.floating) and not np.isfinite(value):
             value = None
-        header[key[:8].upper()] = value
+        try:
+            header[key[:8].upper()] = value
+        except ValueError as error:
+            raise PogsonValueError(f"The card {key!r} cannot be written: {error}") from error
     for star in stars:
         words = ", ".join(f"{k}={_short(v)}" for k, v in star.items())
         header.add_history(f"{'star' if star.get('used', True) else 'rejected star'}: {words}")

@@ -92,24 +92,67 @@ def _fit_table(data: SceneReportData) -> Table:
     return Table(columns, rows[:_MAX_ROWS])
 
 
+_PAIR_UNITS = {"separation": "separation [arcsec]", "flux_ratio": "flux ratio B/A",
+               "flux_a": "flux A [nJy]", "flux_b": "flux B [nJy]",
+               "flux_total": "A + B [nJy]"}  # fmt: skip
+
+
+def _interval_text(interval: Mapping[str, Any] | None) -> str:
+    """Return the ends of an interval, with the decimals that its width is worth.
+
+    Examples
+    --------
+    >>> _interval_text({"low": 11649.7, "high": 61577.0})
+    '11650 to 61577'
+    >>> _interval_text({"low": 0.124, "high": 0.65})
+    '0.12 to 0.65'
+    """
+    ends = [(interval or {}).get(k) for k in ("low", "high")]
+    if ends[0] is None or ends[1] is None:
+        return "–"
+    digits = _digits(0.5 * (ends[1] - ends[0]))
+    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+
+
 def _binary_table(data: SceneReportData) -> Section | None:
+    """Return what speaks for one source and for two, and what the pair would be."""
     some = [t for t in data.done if t.values.get("binary")]
     if not some:
         return None
-    keys: dict[str, None] = {}
-    for target in some:
-        for key, value in target.values["binary"].items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and key != "threshold":
-                keys.setdefault(key)
-    columns = [Column("target", True), *(Column(k.replace("_", " ")) for k in keys)]
-    rows = [[text_cell(t.key), *(_cell(t.values["binary"].get(k), 3) for k in keys)] for t in some]
+    known = dict.fromkeys(k for t in some for k in t.values["binary"].get("intervals") or {})
+    parts = [k for k in known if k != "flux_ratio"]
+    verdicts, pairs = [], []
+    for t in some:
+        v = t.values["binary"]
+        lone = next(iter((v.get("single") or {}).get("fluxes") or [{}]))
+        digits = _digits(lone.get("flux_err"))
+        verdicts.append([
+            text_cell(t.key), text_cell("two" if v["is_binary"] else "one"),
+            _cell(v.get("delta_chi2"), 1), _cell(v.get("delta_bic"), 1),
+            _cell(v.get("log_bayes_factor"), 1), _cell(lone.get("flux"), digits),
+            _cell(lone.get("flux_err"), digits),
+        ])  # fmt: skip
+        intervals = v.get("intervals") or {}
+        pairs.append([
+            text_cell(t.key), _cell(v.get("separation_arcsec"), 3),
+            _cell(v.get("separation_err_arcsec"), 3), _cell(v.get("flux_ratio"), 2),
+            *(text_cell(_interval_text(intervals.get(k))) for k in parts),
+        ])  # fmt: skip
+    threshold = some[0].values["binary"].get("threshold", 16.0)
     caption = (
         "One source whose position is free against two, which have three parameters more. Above "
-        "a delta chi2 of 16 a source is called binary; a positive delta BIC and a positive log "
-        "Bayes factor speak for two."
+        f"Δχ² = {threshold:g} a source is called two; a positive ΔBIC and a positive log Bayes "
+        "factor speak for two. Below, the pair as it would be: best fit, then the 68 % intervals "
+        "of the posterior, which hold where the pair is not resolved and errors to first order do "
+        "not."
     )
-    return Section("binaries", "One source or two", caption, tables=[Table(columns, rows)])
+    heads = [Column("target", True), Column("sources", True)]
+    heads += [Column(n) for n in ("Δχ²", "ΔBIC", "ln Bayes factor", "flux if one [nJy]", "±")]
+    pair_heads = [Column("target", True)]
+    pair_heads += [Column(n) for n in ("separation [arcsec]", "±", "flux ratio B/A")]
+    pair_heads += [Column(f"{_PAIR_UNITS.get(k, k.replace('_', ' '))}, 68 %") for k in parts]
+    tables = [Table(heads, verdicts), Table(pair_heads, pairs)]
+    return Section("binaries", "One source or two", caption, tables=tables)
 
 
 def _dropped_section(data: SceneReportData) -> Section:
@@ -181,7 +224,9 @@ def _target_title(record: SceneTargetRecord) -> str:
     for flux in fluxes:
         digits, error = _digits(flux["flux_err"]), flux["flux_err"] or float("nan")
         said.append(f"{flux['flux']:.{digits}f} ± {error:.{digits}f}")
-    return f"{record.key}: {' and '.join(said)} nJy"
+    doubt = (record.values.get("binary") or {}).get("is_binary") is False
+    tail = " if two; one source suffices" if doubt else ""
+    return f"{record.key}: {' and '.join(said)} nJy{tail}"
 
 
 def _tiles(data: SceneReportData) -> list[Mapping[str, str]]:

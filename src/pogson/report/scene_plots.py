@@ -241,7 +241,7 @@ def plot_separation(record: SceneTargetRecord) -> Any:
     for number, part in enumerate(parts[:2]):
         xi, eta = (float(v) for v in part["offset"])
         color = ("#0072b2", "#d55e00")[number]
-        ax.plot([xi], [eta], "o", ms=5, color=color, label=str(part["name"]))
+        ax.plot([xi], [eta], "o", ms=2.5, color=color, label=str(part["name"]))
         reach = max(reach, abs(xi), abs(eta))
         covariance = part.get("offset_covariance")
         if covariance is None:

@@ -13,7 +13,6 @@ import numpy as np
 from pogson.errors import MissingDataError, PogsonError
 from pogson.run.scene_config import SceneRunConfig
 from pogson.run.scene_targets import SceneTarget
-from pogson.units import NJY_AB_MAGNITUDE
 
 if TYPE_CHECKING:
     from pogson.scene import SceneExposure, SceneModel, SceneResult
@@ -178,7 +177,6 @@ def build_model(
         robust=choice.robust,
         noise_rescale=choice.noise_rescale,
         search_radius_arcsec=choice.search_radius,
-        flux_zero_point=NJY_AB_MAGNITUDE,
     )
 
 
@@ -289,7 +287,6 @@ def _record(
         "dec": target.dec,
         "status": "done",
         "reason": "",
-        "unit": "nJy",
         **record,
         "flag_bits": int(result.flags),
         "sources": sources,

@@ -63,6 +63,9 @@ def headlines(summary: Mapping[str, Any]) -> list[str]:
     n_flux = sum(len(t["fluxes"]) for t in done)
     lines = [f"{len(done)} of {summary['n_targets']} targets measured, {n_flux} fluxes."]
     for target in done[:5]:
+        if (target.get("binary") or {}).get("is_binary") is False:
+            lines.append(_single_sentence(target))
+            continue
         lines += [_flux_sentence(target, flux) for flux in target["fluxes"][:2]]
         if len(target["fluxes"]) > 2:
             lines.append(f"{target['key']}: {len(target['fluxes'])} fluxes in all.")
@@ -76,11 +79,23 @@ def headlines(summary: Mapping[str, Any]) -> list[str]:
     flagged = [t["key"] for t in done if t["flag_bits"]]
     if flagged:
         some = ", ".join(flagged[:5]) + (" ..." if len(flagged) > 5 else "")
-        lines.append(f"{len(flagged)} targets have flags: {some}.")
+        have = "target has" if len(flagged) == 1 else "targets have"
+        lines.append(f"{len(flagged)} {have} flags: {some}.")
     n_dropped = sum(len(t["dropped"]) for t in done)
     if n_dropped:
         lines.append(f"{n_dropped} exposures were left out; the reasons are in scene.json.")
     return lines
+
+
+def _single_sentence(target: Mapping[str, Any]) -> str:
+    """Say that a source is not two, and its flux as one."""
+    binary = target["binary"]
+    text = (
+        f"{target['key']}: one source suffices (delta chi2 {binary['delta_chi2']:.1f} for two, "
+        f"threshold {binary['threshold']:g})"
+    )
+    fluxes = (binary.get("single") or {}).get("fluxes") or []
+    return f"{text}; as one, {_flux_sentence(target, fluxes[0])}" if fluxes else f"{text}."
 
 
 def _flux_sentence(target: Mapping[str, Any], flux: Mapping[str, Any]) -> str:
@@ -106,6 +121,8 @@ _COLUMNS: tuple[tuple[str, str | None, str, str], ...] = (
     ("dec", "deg", "declination", "f8"),
     ("flux", "nJy", "total flux", "f8"),
     ("flux_err", "nJy", "its error: pixel noise, scene, sky and fitted positions", "f8"),
+    ("flux_low", "nJy", "lower end of its 68 % interval; of the posterior for a pair", "f8"),
+    ("flux_high", "nJy", "upper end", "f8"),
     ("magnitude", "mag", "AB; NaN where the flux is not positive", "f8"),
     ("magnitude_err", "mag", "its error", "f8"),
     ("zero_point_err", None, "relative error of the exposure's scale, not in flux_err", "f8"),
@@ -149,7 +166,7 @@ def result_table(config: SceneRunConfig, records: Sequence[Mapping[str, Any]]) -
         if kind == "U" and not values:
             column = Column(np.array([], "U1"), description=words)
         table[name] = column
-    for name in ("flux", "flux_err"):
+    for name in ("flux", "flux_err", "flux_low", "flux_high"):
         table[name].info.meta = {"reference": reference, "measure": "fluence"}
     table.meta.update(
         pogson=__version__,
@@ -166,19 +183,32 @@ def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for flux, scale_error in zip(record["fluxes"], record["scale_errors"], strict=True):
         one = exposures.get(flux["epoch"], {})
+        low, high = _interval(record, flux)
         rows.append(
             {
                 "target": record["name"], "key": record["key"], "kind": record["kind"],
                 "band": record["band"], "source": flux["source"], "exposure": flux["epoch"],
                 "time": flux["time"], "ra": places[flux["source"]]["ra"],
                 "dec": places[flux["source"]]["dec"], "flux": flux["flux"],
-                "flux_err": flux["flux_err"], "magnitude": flux["magnitude"],
-                "magnitude_err": flux["magnitude_err"], "zero_point_err": scale_error,
+                "flux_err": flux["flux_err"], "flux_low": low, "flux_high": high,
+                "magnitude": flux["magnitude"], "magnitude_err": flux["magnitude_err"],
+                "zero_point_err": scale_error,
                 "chi2": one.get("chi2"), "dof": one.get("dof"), "n_pixels": one.get("n_pixels"),
                 "flags": record["flag_bits"],
             }
         )  # fmt: skip
     return rows
+
+
+def _interval(record: Mapping[str, Any], flux: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the 68 % interval of a flux: from the posterior of a pair, else from the error."""
+    sampled = (record.get("binary") or {}).get("intervals") or {}
+    part = {"/A": "flux_a", "/B": "flux_b"}.get(str(flux["source"])[-2:], "")
+    if part in sampled:
+        return sampled[part]["low"], sampled[part]["high"]
+    if flux["flux"] is None or flux["flux_err"] is None:
+        return None, None
+    return flux["flux"] - flux["flux_err"], flux["flux"] + flux["flux_err"]
 
 
 def scene_page(folder: str | Path, output: str | Path | None = None) -> Path:

@@ -11,6 +11,7 @@ from pogson.scene.flags import SCENE_FLAG_DOCS, SceneFlag, describe_scene_flags
 from pogson.scene.grid import SceneGrid, auto_grid, offset_position, tangent_offset
 from pogson.scene.model import PointSource, SceneModel
 from pogson.scene.nulls import NullTests, null_offsets, null_tests
+from pogson.scene.pair import Interval, PairPosterior
 from pogson.scene.prior import ScenePrior
 from pogson.scene.result import (
     FittedPosition,
@@ -27,8 +28,10 @@ __all__ = [
     "Ephemeris",
     "FittedPosition",
     "FluxComponent",
+    "Interval",
     "NullTests",
     "OriginTest",
+    "PairPosterior",
     "PointSource",
     "SceneCut",
     "SceneExposure",

@@ -29,32 +29,36 @@ __all__ = ["assemble", "joint_covariance"]
 def joint_covariance(done: Pass) -> np.ndarray:
     """Return the covariance of (fluxes, positions), scene and sky marginalised.
 
-    Positions of sources whose flux is held at zero are not determined: NaN.
+    Positions of sources whose flux is held at zero are not determined: NaN. All is NaN where
+    moving sources coincide, so that fluxes and positions are not determined together: an
+    unresolved pair, which `SceneFlag.FLAT_VALLEY` then reports.
 
     Raises
     ------
     CalibrationError
-        If the remaining matrix is singular.
+        If the fluxes of fixed sources are not determined.
     """
     trial, layout = done.trial, done.layout
     n, total = layout.n_fluxes, trial.matrix.shape[0]
     use = np.diag(trial.matrix) > 0
-    for slot, s in enumerate(layout.moving):
-        if not any(trial.fluxes[j] != 0 for j, c in enumerate(layout.components) if c[0] == s):
+    for slot in range(len(layout.moving)):
+        own = [j for j, c in enumerate(layout.components) if layout.slots.get(c[0]) == slot]
+        if not trial.fluxes[own].any():
             use[n + 2 * slot : n + 2 * slot + 2] = False
     index = np.flatnonzero(use)
     inner = trial.matrix[np.ix_(index, index)]
     size = np.sqrt(np.diag(inner))
+    covariance = np.full((total, total), np.nan)
     try:
         root = np.linalg.cholesky(inner / np.outer(size, size))
     except np.linalg.LinAlgError:
+        if layout.moving:
+            return covariance
         raise CalibrationError(
-            "Fluxes and positions are not determined together (singular covariance): two sources "
-            "coincide, or a free position has no signal. Fix a position, or give an astrometric "
-            "prior."
+            "The fluxes are not determined (singular covariance): two sources coincide. Leave one "
+            "out, or put them apart."
         ) from None
     inverse = np.linalg.inv(root)
-    covariance = np.full((total, total), np.nan)
     covariance[np.ix_(index, index)] = inverse.T @ inverse / np.outer(size, size)
     return covariance
 
@@ -86,7 +90,6 @@ def assemble(solution: Solution, prepared: Prepared, model: SceneModel) -> Scene
     scene = np.zeros(designs[0].scene.shape[0])
     scene[done.keep] = done.scene_fluxes
     images, levels, chi2 = _images(done)
-    pixels = np.array([d.good.size for d in designs])
     counts = _parameter_counts(done, model)
     psf = designs[0].exposure.psf
     flags = _flags(solution, prepared, model, covariance, chi2 / np.maximum(counts[1], 1.0))
@@ -101,7 +104,7 @@ def assemble(solution: Solution, prepared: Prepared, model: SceneModel) -> Scene
         cross_covariance=_frozen(covariance[:n, n:]),
         exposure_ids=names,
         chi2_per_exposure=_frozen(chi2),
-        n_pixels=pixels,
+        n_pixels=np.array([d.good.size for d in designs]),
         dof_per_exposure=_frozen(counts[1]),
         chi2=float(chi2.sum()),
         objective=float(objective),
@@ -121,17 +124,25 @@ def assemble(solution: Solution, prepared: Prepared, model: SceneModel) -> Scene
         dropped=dict(prepared.dropped),
         origins=solution.origins,
         starts=tuple(float(end.trial.objective) for end in done.ends),
-        common_modes={"zero_point": 0.0, "psf_normalization": 0.0},
-        scale_errors=_frozen(
-            np.array(
-                [
-                    0.0 if k is None else designs[k].exposure.scale_error
-                    for _, k in layout.components
-                ]
-            )
-        ),
+        flux_zero_point=float(designs[0].exposure.flux_zero_point),
+        common_modes={
+            "zero_point": model.zero_point_error,
+            "psf_normalization": model.psf_normalization_error,
+        },
+        scale_errors=_frozen(_scale_errors(done)),
         images=images,
         model=model,
+    )
+
+
+def _scale_errors(done: Pass) -> np.ndarray:
+    """Return the relative zero-point error of the exposure of each flux."""
+    blocks = done.system.blocks
+    return np.array(
+        [
+            0.0 if k is None else blocks[k].design.exposure.scale_error
+            for _, k in done.layout.components
+        ]
     )
 
 
@@ -241,8 +252,7 @@ def _flags(
     spread = np.diag(covariance)[n:]
     valley = spread.size > 0 and not bool(np.all(spread < (0.5 * prepared.fwhm_arcsec) ** 2))
     pairs.append((SceneFlag.FLAT_VALLEY, valley))
-    reached = sum(end.trial.objective < done.trial.objective + 1e-3 for end in done.ends)
-    pairs.append((SceneFlag.STARTS_DISAGREE, 2 * reached < len(done.ends)))
+    pairs.append((SceneFlag.STARTS_DISAGREE, bool(layout.moving) and _disagree(done)))
     pairs.append((SceneFlag.MASKED_CORE, _masked_core(done)))
     everywhere = any(
         source.per_epoch and all(source.seen_in(d.exposure.exposure_id) for d in solution.designs)
@@ -253,6 +263,15 @@ def _flags(
         if present:
             flags |= flag
     return flags
+
+
+def _disagree(done: Pass) -> bool:
+    """Return whether fewer than half of the starts reached the lowest minimum.
+
+    All starts were followed with the same weights, which may differ from those of the end.
+    """
+    ends = np.array([end.trial.objective for end in done.ends])
+    return bool(2 * np.count_nonzero(ends < ends.min() + 1e-3) < ends.size)
 
 
 def _masked_core(done: Pass) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pogson.scene.assemble import assemble
 from pogson.scene.exposure import SceneExposure
 from pogson.scene.fit import Prepared, Solution, prepare, solve_scene
 from pogson.scene.model import SceneModel
+from pogson.scene.pair import Interval, PairPosterior, sample_pair
 from pogson.scene.passes import run_pass, starting_points
 from pogson.scene.result import SceneResult
 from pogson.scene.solve import one_thread
@@ -39,34 +40,48 @@ class BinaryResult:
     delta_bic : float
         BIC of the single less that of the binary: delta chi2 - 3 ln N with N the pixels of the
         detection.
-    log_bayes_factor : float
-        Log evidence of the binary less that of the single, Laplace's approximation, with fluxes
-        uniform from 0 to twice the single's and positions uniform within the search radius.
     separation, separation_err : float
-        Arcsec.
+        Arcsec, of the best fit; the error to first order.
     flux_ratio : float
-        Fainter over brighter.
+        Fainter over brighter, of the best fit.
+    posterior : PairPosterior
+        Samples of the pair: its ``intervals`` hold where the pair is not resolved and the
+        covariance of the best fit does not.
 
     Notes
     -----
     A source is called binary (`is_binary`) when delta chi2 exceeds 16: three free parameters alone
     would need 11.3 for 1 % of false alarms, and the position of the second source is searched for.
     The rate of false alarms is measured in the package's tests.
+
+    Examples
+    --------
+    Made by `pogson.scene.fit_binary`, where there is an example.
     """
 
     single: SceneResult
     binary: SceneResult
     delta_chi2: float
     delta_bic: float
-    log_bayes_factor: float
     separation: float
     separation_err: float
     flux_ratio: float
+    posterior: PairPosterior = field(repr=False)
 
     @property
     def is_binary(self) -> bool:
         """Whether delta chi2 exceeds `BINARY_THRESHOLD` and both fluxes are positive."""
         return self.delta_chi2 > BINARY_THRESHOLD and self.flux_ratio > 0
+
+    @property
+    def log_bayes_factor(self) -> float:
+        """Log evidence of the binary less that of the single, with the priors of the posterior."""
+        return self.posterior.log_bayes_factor
+
+    @property
+    def intervals(self) -> Mapping[str, Interval]:
+        """Medians and 68 % intervals of the posterior: see `PairPosterior.intervals`."""
+        return self.posterior.intervals
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON-ready numbers, the single's fit included."""
@@ -78,6 +93,7 @@ class BinaryResult:
             "separation_arcsec": self.separation,
             "separation_err_arcsec": self.separation_err,
             "flux_ratio": self.flux_ratio,
+            "intervals": {k: v._asdict() for k, v in self.intervals.items()},
             "is_binary": self.is_binary,
             "threshold": BINARY_THRESHOLD,
             "single": self.single.to_dict(),
@@ -104,7 +120,7 @@ def fit_binary(
     starts : int, optional
         Starting configurations of the pair: equally many directions about the single.
     seed : int, optional
-        Seed of the single's random starts.
+        Seed of the single's random starts and of the posterior's samples.
     separation_arcsec : float, optional
         Separation of the starting pairs; by default half a PSF width and a whole one by turns.
 
@@ -158,7 +174,10 @@ def fit_binary(
         begin = _pair_starts(first, starts, prepared.fwhm_arcsec, separation_arcsec)
         second = _continue(doubled, first, pair, begin)
         binary = assemble(second, doubled, pair)
-    return _compared(single, binary, first, second, prepared)
+        posterior = sample_pair(
+            first.done, 0, prepared.radius, prepared.fwhm_arcsec, stream(seed, "scene", "pair")
+        )
+    return _compared(single, binary, first, second, posterior)
 
 
 def _doubled(prepared: Prepared, first: Solution, model: SceneModel) -> tuple[SceneModel, Prepared]:
@@ -206,7 +225,7 @@ def _compared(
     binary: SceneResult,
     first: Solution,
     second: Solution,
-    prepared: Prepared,
+    posterior: PairPosterior,
 ) -> BinaryResult:
     binary = _brighter_first(binary)
     delta = first.done.trial.objective - second.done.trial.objective
@@ -218,23 +237,10 @@ def _compared(
     fluxes = binary.fluxes[:2]
     ratio = float(fluxes[1] / fluxes[0]) if fluxes[0] > 0 else 0.0
     separation, error = binary.separation(binary.components[0].source, binary.components[1].source)
-    area = np.pi * prepared.radius**2
-    top = 2.0 * max(float(single.fluxes[0]), 1e-300)
-    occam = _occam(second.done.trial.matrix) - _occam(first.done.trial.matrix)
-    # two labellings of one pair
-    bayes = 0.5 * delta + occam - np.log(area) - np.log(top) + np.log(2.0)
     return BinaryResult(
         single, binary, float(delta), float(delta - 3.0 * np.log(float(sum(chosen)))),
-        float(bayes) if ratio > 0 else float("-inf"), separation, error, ratio,
+        separation, error, ratio, posterior,
     )  # fmt: skip
-
-
-def _occam(matrix: np.ndarray) -> float:
-    """Return log of the Gaussian volume of a normal matrix."""
-    sign, value = np.linalg.slogdet(matrix)
-    if sign <= 0:
-        return float("nan")
-    return float(0.5 * matrix.shape[0] * np.log(2 * np.pi) - 0.5 * value)
 
 
 def _brighter_first(result: SceneResult) -> SceneResult:

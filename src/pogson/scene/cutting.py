@@ -37,6 +37,10 @@ class SceneCut:
         Position of the target (at the detection) in degrees.
     dropped : mapping of str to str
         Exposures left out, with the reason.
+
+    Examples
+    --------
+    Made by `cut_scene`, where there is an example.
     """
 
     exposures: tuple[SceneExposure, ...]
@@ -248,6 +252,23 @@ def cut_scene(
         If the detection is not among the exposures, or nothing is left.
     PogsonError
         If the detection itself cannot be cut: its own reason.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.table import Table
+    >>> from pogson import Exposure, FitsSkyMap, FluxReference, MoffatPSF, PhotoCalib
+    >>> exposures = [
+    ...     Exposure(
+    ...         np.zeros((100, 100)), variance=np.ones((100, 100)), unit="adu",
+    ...         measure="fluence", psf=MoffatPSF(fwhm=4.0, beta=3.0), exposure_id=name,
+    ...         sky=FitsSkyMap.tan(150.0, 2.0, x=x, y=40.0, scale_arcsec=0.26),
+    ...         photo_calib=PhotoCalib.constant(2.0, reference=FluxReference.total()))
+    ...     for name, x in (("a", 60.0), ("b", 50.3), ("c", 400.0))
+    ... ]
+    >>> cut = cut_scene(exposures, Table({"ra": [150.0], "dec": [2.0]}), detection="a")
+    >>> [e.exposure_id for e in cut.exposures], list(cut.dropped)
+    (['a', 'b'], ['c'])
     """
     some = list(exposures)
     path = ephemeris if isinstance(ephemeris, Ephemeris) else Ephemeris.from_table(ephemeris)

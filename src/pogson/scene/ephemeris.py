@@ -134,13 +134,17 @@ class Ephemeris:
     def at(self, time: float) -> tuple[float, float]:
         """Return the position (ra, dec) in degrees at a time (MJD).
 
+        A target that `is_static` stays at its first and last position outside the table.
+
         Raises
         ------
         BoundsError
-            If the time is outside the table: nothing is extrapolated.
+            If the target moves and the time is outside the table: nothing is extrapolated.
         """
-        if self.is_static:
+        if self.time.size < 2:
             return float(self.ra[0]), float(self.dec[0])
+        if self.is_static:
+            time = float(np.clip(time, self.time[0], self.time[-1]))
         if not self.covers(time):
             raise BoundsError(
                 f"The ephemeris of {self.name or 'the target'} runs from MJD {self.time[0]:.5f} to "

@@ -11,11 +11,12 @@ from pogson.errors import PogsonTypeError, PogsonValueError
 from pogson.fields import Box
 from pogson.psf import PSF
 from pogson.sky import SkyMap
+from pogson.units import NJY_AB_MAGNITUDE
 
 __all__ = ["SceneExposure", "scale_from_zero_point"]
 
 
-def scale_from_zero_point(zero_point: float, common: float = 30.0) -> float:
+def scale_from_zero_point(zero_point: float, common: float = NJY_AB_MAGNITUDE) -> float:
     """Return the factor from counts of an exposure to counts at a common zero point.
 
     Parameters
@@ -23,7 +24,7 @@ def scale_from_zero_point(zero_point: float, common: float = 30.0) -> float:
     zero_point : float
         Magnitude of one count in the exposure.
     common : float, optional
-        Magnitude of one count of the result; 31.4 for nJy.
+        Magnitude of one count of the result; 31.4, the default, for nJy.
 
     Returns
     -------
@@ -37,8 +38,8 @@ def scale_from_zero_point(zero_point: float, common: float = 30.0) -> float:
 
     Examples
     --------
-    >>> round(scale_from_zero_point(31.0), 6)
-    0.398107
+    >>> round(scale_from_zero_point(31.0), 6), round(scale_from_zero_point(31.0, 30.0), 6)
+    (1.44544, 0.398107)
     """
     if not (np.isfinite(zero_point) and np.isfinite(common)):
         raise PogsonValueError(
@@ -81,6 +82,9 @@ class SceneExposure:
         True if the first pixel is known (a cut of a whole exposure): its origin is not tested.
     scale_error : float, optional
         Relative error of ``scale``.
+    flux_zero_point : float, optional
+        AB magnitude of one common unit, that is of ``scale`` times one count: 31.4 (nJy) unless
+        ``scale`` was made for another. All exposures of a fit must agree.
     metadata : mapping, optional
         Anything else to keep (band, file); not interpreted.
 
@@ -117,6 +121,7 @@ class SceneExposure:
     variance_includes_sources: bool = False
     origin_exact: bool = False
     scale_error: float = 0.0
+    flux_zero_point: float = NJY_AB_MAGNITUDE
     metadata: Any = None
 
     def __post_init__(self) -> None:
@@ -140,6 +145,11 @@ class SceneExposure:
         if not (np.isfinite(self.scale_error) and self.scale_error >= 0):
             raise PogsonValueError(
                 f"Exposure {name!r}: scale_error={self.scale_error!r} must be 0 or more."
+            )
+        if not np.isfinite(self.flux_zero_point):
+            raise PogsonValueError(
+                f"Exposure {name!r}: flux_zero_point={self.flux_zero_point!r} must be a finite "
+                "magnitude."
             )
 
     @property

@@ -23,6 +23,8 @@ from pogson.streams import stream
 __all__ = ["Prepared", "Solution", "fit_scene", "light_curve", "prepare", "solve_scene"]
 
 _MAX_REWEIGHTS = 8
+_SAME_NOISE = 0.01
+"""Variances that change by less than this part move fluxes by about this part of their errors."""
 
 
 @dataclass(eq=False)
@@ -170,8 +172,23 @@ def light_curve(
 
     Examples
     --------
-    See `pogson.scene.fit_scene`; ``light_curve(exposures, 150.0, 2.0, epochs=["a", "b"])`` gives
-    two fluxes, the second about zero.
+    >>> from pogson.fields import Box
+    >>> from pogson.psf import GaussianPSF
+    >>> from pogson.scene import SceneExposure
+    >>> from pogson.sky import FitsSkyMap
+    >>> sky = FitsSkyMap.tan(150.0, 2.0, x=50.0, y=50.0, scale_arcsec=0.25)
+    >>> psf, box, rng = GaussianPSF(fwhm=4.0), Box(40, 40, 21, 21), np.random.default_rng(1)
+    >>> star = psf.draw(x=50.0, y=50.0, half_size=10).image
+    >>> exposures = [
+    ...     SceneExposure(flux * star + rng.normal(size=star.shape), np.ones(star.shape), box, sky,
+    ...                   psf, exposure_id=name)
+    ...     for name, flux in (("a", 500.0), ("b", 300.0), ("c", 0.0))
+    ... ]
+    >>> curve = light_curve(exposures, 150.0, 2.0, epochs=["a", "b"])
+    >>> [c.epoch for c in curve.components]
+    ['a', 'b']
+    >>> bool((abs(curve.fluxes - [500.0, 300.0]) < 4 * curve.flux_err).all())
+    True
     """
     chosen = epochs if isinstance(epochs, str) else tuple(epochs)
     if model is None:
@@ -250,6 +267,12 @@ def _check_names(exposures: Sequence[SceneExposure], model: SceneModel) -> None:
     names = [e.exposure_id for e in exposures]
     if len(set(names)) < len(names):
         raise PogsonValueError(f"exposure_id must differ between exposures, not {names}.")
+    units = {float(e.flux_zero_point) for e in exposures}
+    if len(units) > 1:
+        raise PogsonValueError(
+            f"The exposures are scaled to different zero points, {sorted(units)}; scale all to one "
+            "(see scale_from_zero_point)."
+        )
     for source in model.sources:
         epochs = [source.epochs] if isinstance(source.epochs, str) else list(source.epochs)
         unknown = [e for e in epochs if e != "all" and e not in names]
@@ -307,11 +330,12 @@ def solve_scene(prepared: Prepared, model: SceneModel, starts: Sequence[np.ndarr
         choice: PriorChoice | None = None,
         points: Sequence[np.ndarray] = starts,
         reuse: Pass | None = None,
+        smoothness: float | None = None,
     ) -> Pass:
         weights = [d.variance for d in designs] if variances is None else variances
         return run_pass(
             designs, weights, model, prepared.grid, points, choice=choice,
-            radius=prepared.radius, reuse=reuse,
+            radius=prepared.radius, reuse=reuse, smoothness=smoothness,
         )  # fmt: skip
 
     def rebuild(design: ExposureDesign, dx: int, dy: int) -> ExposureDesign:
@@ -333,21 +357,33 @@ def solve_scene(prepared: Prepared, model: SceneModel, starts: Sequence[np.ndarr
             done = solve(designs, points=[done.trial.theta, *starts], reuse=done)
     gains = _gains(designs, model, done)
     factors, lost = np.ones(len(designs)), np.zeros(len(designs))
+    weights = [d.variance for d in designs]
     if _reweights(designs, model, gains):
         for turn in range(_MAX_REWEIGHTS):
-            variances, factors, lost = reweighted(done, designs, model, gains, factors)
+            variances, *changed = reweighted(done, designs, model, gains, factors)
+            if turn and _same(variances, weights):
+                break
+            weights, (factors, lost) = variances, changed
             before = done.trial.fluxes
-            # the prior is chosen anew once the noise is known
+            # the prior's amplitude is chosen anew once the noise is known
             keep = done.choice if turn > 0 and done.keep.size == _size(done) else None
             points = [done.trial.theta] if turn else [done.trial.theta, *starts]
             ends = done.ends
-            done = solve(designs, variances, keep, points)
+            choice = None if model.robust else done.choice
+            smoothness = None if choice is None else choice.smoothness_arcsec
+            done = solve(designs, variances, keep, points, smoothness=smoothness)
             if turn:
                 done.ends = ends
             error = np.sqrt(1.0 / np.maximum(np.diag(done.elimination.matrix), 1e-300))
             if turn and np.all(np.abs(done.trial.fluxes - before) < 0.01 * error):
                 break
     return Solution(done, designs, origins, factors, gains, lost)
+
+
+def _same(new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> bool:
+    """Return whether variances are those of before, for all that matters."""
+    pairs = zip(new, old, strict=True)
+    return all(np.all(np.abs(a - b) < _SAME_NOISE * b) for a, b in pairs)
 
 
 def _size(done: Pass) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,9 @@ class PointSource:
     position : "fixed", "free", float or array_like of shape (2, 2), optional
         Free positions are fitted. A number is the error in arcsec per axis of an astrometric prior,
         an array its covariance (east, north) in arcsec squared.
+    tied_to : str, optional
+        Name of a source with fitted position whose offset this one shares: two sources at a known
+        separation, neither of whose places is known.
     trail : tuple of float, optional
         Length in arcsec and position angle in degrees (north through east) of a trail of uniform
         brightness, centred on the position.
@@ -56,6 +59,7 @@ class PointSource:
     per_epoch: bool = True
     position: Any = "fixed"
     trail: tuple[float, float] | None = None
+    tied_to: str | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.ra) and np.isfinite(self.dec) and abs(self.dec) <= 90):
@@ -130,6 +134,20 @@ def _covariance(name: str, value: Any) -> tuple[tuple[float, float], tuple[float
     return (rows[0][0], rows[0][1]), (rows[1][0], rows[1][1])
 
 
+def _check_names(sources: Sequence[PointSource]) -> None:
+    names = [s.name for s in sources]
+    if len(set(names)) < len(names):
+        raise PogsonValueError(f"Source names must differ, not {names}.")
+    free = [s.name for s in sources if s.moves]
+    for source in sources:
+        if source.tied_to is not None and (source.moves or source.tied_to not in free):
+            raise PogsonValueError(
+                f"Source {source.name!r} is tied to {source.tied_to!r}, which must be a source "
+                f"with fitted position ({choices(free) if free else 'there is none'}); its own "
+                "position must be 'fixed'."
+            )
+
+
 @dataclass(frozen=True)
 class SceneModel:
     """A scene, its sky and its sources.
@@ -163,9 +181,9 @@ class SceneModel:
         Largest shift of a fitted position; by default 1.5 of the target's PSF widths.
     positive : bool, optional
         Hold source fluxes at zero or above.
-    flux_zero_point : float, optional
-        Magnitude of a unit of the common flux scale (30 unless the exposures were scaled to
-        another), for magnitudes in reports.
+    zero_point_error, psf_normalization_error : float, optional
+        Relative errors that all exposures share; kept apart from pixel noise in the result's
+        ``common_modes``.
 
     Raises
     ------
@@ -189,7 +207,8 @@ class SceneModel:
     noise_rescale: bool = False
     search_radius_arcsec: float | None = None
     positive: bool = False
-    flux_zero_point: float = field(default=30.0)
+    zero_point_error: float = 0.0
+    psf_normalization_error: float = 0.0
 
     def __post_init__(self) -> None:
         sources: Sequence[PointSource] = self.sources
@@ -198,9 +217,7 @@ class SceneModel:
         object.__setattr__(self, "sources", tuple(sources))
         if not self.sources or not all(isinstance(s, PointSource) for s in self.sources):
             raise PogsonTypeError("A SceneModel needs at least one PointSource as sources.")
-        names = [s.name for s in self.sources]
-        if len(set(names)) < len(names):
-            raise PogsonValueError(f"Source names must differ, not {names}.")
+        _check_names(self.sources)
         if self.convention not in _CONVENTIONS:
             raise PogsonValueError(
                 f"Unknown convention {self.convention!r}; allowed: {choices(_CONVENTIONS)}."
@@ -213,6 +230,10 @@ class SceneModel:
             if self.prior != "auto":
                 raise PogsonValueError(f"prior={self.prior!r} must be a ScenePrior, 'auto' or None")
             object.__setattr__(self, "prior", ScenePrior())
+        for name in ("zero_point_error", "psf_normalization_error"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise PogsonValueError(f"{name}={value!r} must be a relative error of 0 or more.")
         for name in ("robust", "search_radius_arcsec"):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):

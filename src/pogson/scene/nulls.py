@@ -30,6 +30,13 @@ class NullTests:
         Where they were forced, pixels (x, y) from the target.
     fluxes, errors : mapping of str to numpy.ndarray, shape (n,)
         Per exposure tested.
+
+    Examples
+    --------
+    >>> flux, error = np.array([3.0, -4.0]), np.array([4.0, 4.0])
+    >>> tests = NullTests(np.zeros((2, 2)), {"a": flux}, {"a": error})
+    >>> round(tests.rms, 3)
+    0.884
     """
 
     offsets: np.ndarray

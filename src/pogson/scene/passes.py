@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -57,6 +57,7 @@ class Pass:
     elimination: Elimination
     scene_fluxes: np.ndarray
     rows: list[np.ndarray]
+    _scenes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def trial(self) -> Trial:
@@ -71,11 +72,11 @@ class Pass:
 
     def scene_image(self, k: int) -> np.ndarray:
         """Return the light of the scene on the usable pixels of exposure k."""
-        scene = self.system.blocks[k].design.scene
-        result: np.ndarray = self.scene_fluxes @ (
-            scene if self.keep.size == scene.shape[0] else scene[self.keep]
-        )
-        return result
+        if k not in self._scenes:
+            scene = self.system.blocks[k].design.scene
+            whole = self.keep.size == scene.shape[0]
+            self._scenes[k] = self.scene_fluxes @ (scene if whole else scene[self.keep])
+        return self._scenes[k]
 
     def sky_level(self, k: int, light: np.ndarray) -> np.ndarray:
         """Return the sky coefficients of exposure k, given scene plus sources."""
@@ -105,6 +106,7 @@ def run_pass(
     choice: PriorChoice | None = None,
     radius: float,
     reuse: Pass | None = None,
+    smoothness: float | None = None,
 ) -> Pass:
     """Solve for prior, scene, skies, fluxes and positions with given weights.
 
@@ -126,6 +128,8 @@ def run_pass(
         Search radius in arcsec.
     reuse : Pass, optional
         A solution with the same variances, whose weighted exposures are taken where they serve.
+    smoothness : float, optional
+        Smoothness of the prior in arcsec, chosen before.
 
     Raises
     ------
@@ -148,7 +152,10 @@ def run_pass(
         raise MaskedDataError("No source is seen in any usable exposure; check `epochs`.")
     if isinstance(model.prior, ScenePrior) and grid is not None:
         if choice is None:
-            choice = _chosen(system, layout, model.prior, grid, keep, starts[0])
+            prior = model.prior
+            if smoothness is not None:
+                prior = replace(prior, smoothness_arcsec=smoothness)
+            choice = _chosen(system, layout, prior, grid, keep, starts[0])
         system.factor(choice.factor)
     else:
         choice = None
@@ -181,9 +188,11 @@ def _fwhm_arcsec(design: ExposureDesign) -> float:
 
 def _seen_points(designs: Sequence[ExposureDesign], variances: Sequence[np.ndarray]) -> np.ndarray:
     """Return the scene points that some usable pixel sees."""
+    from pogson.scene import _scene_kernels as kernels
+
     weight = np.zeros(designs[0].scene.shape[0])
     for design, variance in zip(designs, variances, strict=True):
-        weight += np.einsum("kn,kn,n->k", design.scene, design.scene, 1.0 / variance)
+        kernels.add_squares(design.scene, variance, weight)
     return np.flatnonzero(weight > _UNSEEN * weight.max(initial=0.0))
 
 

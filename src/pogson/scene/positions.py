@@ -74,6 +74,8 @@ class SourceLayout:
         Source and exposure of each flux; None for one flux over several exposures.
     moving : list of int
         Sources with fitted positions, two parameters (xi, eta in arcsec) each.
+    slots : dict of int to int
+        Number of the position of each source that moves, tied ones included.
     """
 
     def __init__(
@@ -94,6 +96,12 @@ class SourceLayout:
             s for s, source in enumerate(self.sources)
             if source.moves and any(c[0] == s for c in self.components)
         ]  # fmt: skip
+        self.slots = {s: slot for slot, s in enumerate(self.moving)}
+        lead = {source.name: self.slots.get(s) for s, source in enumerate(self.sources)}
+        for s, source in enumerate(self.sources):
+            slot = None if source.tied_to is None else lead[source.tied_to]
+            if slot is not None:
+                self.slots[s] = slot
         self.nodes = [trail_nodes(source.trail, fwhm_arcsec) for source in self.sources]
         n = 2 * len(self.moving)
         self.precision = np.zeros((n, n))
@@ -108,9 +116,9 @@ class SourceLayout:
 
     def offset(self, source: int, theta: np.ndarray) -> tuple[float, float]:
         """Return the offset (xi, eta) of a source."""
-        if source not in self.moving:
+        if source not in self.slots:
             return 0.0, 0.0
-        slot = self.moving.index(source)
+        slot = self.slots[source]
         return float(theta[2 * slot]), float(theta[2 * slot + 1])
 
     def rows(self, block: Block, k: int, theta: np.ndarray, *, slopes: bool) -> np.ndarray:
@@ -119,7 +127,7 @@ class SourceLayout:
         for i, (s, _) in enumerate(self.seen[k]):
             dx, de, weights = self.nodes[s]
             xi, eta = self.offset(s, theta)
-            if slopes and s in self.moving:
+            if slopes and s in self.slots:
                 stars = block.design.star_gradients(s, xi + dx, eta + de)
                 result[i] = np.tensordot(weights, stars, axes=1)
             else:
@@ -147,8 +155,8 @@ class SourceLayout:
         matrix = np.zeros((3 * n, n + 2 * len(self.moving)))
         matrix[:n, :n] = np.eye(n)
         for j, (s, _) in enumerate(self.components):
-            if s in self.moving:
-                slot = self.moving.index(s)
+            if s in self.slots:
+                slot = self.slots[s]
                 for axis in range(2):
                     matrix[n + 2 * j + axis, n + 2 * slot + axis] = fluxes[j]
         return matrix

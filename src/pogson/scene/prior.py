@@ -8,11 +8,12 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky, lapack, solve_triangular
 
 from pogson.errors import CalibrationError, PogsonValueError
+from pogson.scene.solve import between
 
 __all__ = ["PriorChoice", "ScenePrior", "choose_prior", "correlation"]
 
 _TRIED = (0.0, 1.0, 2.5)
-_GRID = 121
+_GRID = 61
 _LOCAL_STEPS = 4
 _SAFETY = 2.0
 _NOTHING = 1e-4
@@ -167,14 +168,16 @@ def choose_prior(
                     f"A scene prior of smoothness {length:.3g} arcsec on a grid of spacing "
                     f"{spacing:.3g} arcsec is singular; take a shorter smoothness."
                 ) from None
-            inner, right = factor.T @ normal @ factor, factor.T @ rhs
+            inner, right = between(normal, factor), factor.T @ rhs
         if isinstance(prior.amplitude, str):
             amplitude, evidence = _best_amplitude(inner, right, constant)
         else:
             amplitude = float(prior.amplitude)
             evidence = _evidence(inner, right, constant, amplitude)
-        if best is None or evidence > best.log_evidence:
-            best = PriorChoice(amplitude, length, evidence, amplitude * factor)
+        if best is not None and evidence <= best.log_evidence:
+            # past the maximum: longer ones fit still worse
+            break
+        best = PriorChoice(amplitude, length, evidence, amplitude * factor)
     assert best is not None
     # a scene that is not there has no places
     seen = best.amplitude**2 * float(np.diag(normal).max(initial=0.0)) > _NOTHING
@@ -196,20 +199,22 @@ def _local_factor(
     distance2 = (xi[:, None] - xi) ** 2 + (eta[:, None] - eta) ** 2
     pool = np.exp(-0.5 * distance2 / (1.1 * spacing) ** 2)
     pool /= pool.sum(axis=1, keepdims=True)
-    rough = choice.smoothness_arcsec == 0
     shape = choice.factor / choice.amplitude
+    if choice.smoothness_arcsec == 0:
+        precision = np.eye(xi.size)
+    else:
+        inverse = lapack.dtrtri(shape, lower=1)[0]
+        precision = inverse.T @ inverse
     amplitude = np.full(xi.size, choice.amplitude)
     for _ in range(_LOCAL_STEPS):
-        factor = amplitude[:, None] * shape
-        if rough:
-            inner = amplitude[:, None] * normal * amplitude
-        else:
-            inner = factor.T @ normal @ factor
-        inner[np.diag_indices_from(inner)] += 1.0
-        root = cholesky(inner, lower=True, check_finite=False)
-        spread = solve_triangular(root, factor.T, lower=True, check_finite=False)
-        mean = spread.T @ (spread @ rhs)
-        amplitude = np.sqrt(pool @ (mean**2 + np.sum(spread**2, axis=0)))
+        root = cholesky(
+            normal + precision / np.multiply.outer(amplitude, amplitude),
+            lower=True, check_finite=False,
+        )  # fmt: skip
+        # its inverse gives the variances and the mean
+        inverse = lapack.dtrtri(root, lower=1)[0]
+        mean = inverse.T @ (inverse @ rhs)
+        amplitude = np.sqrt(pool @ (mean**2 + np.einsum("kn,kn->n", inverse, inverse)))
     result: np.ndarray = (_SAFETY * amplitude)[:, None] * shape
     return result
 
@@ -240,7 +245,7 @@ def _best_amplitude(inner: np.ndarray, rhs: np.ndarray, constant: float) -> tupl
     # from "the prior hides even the best seen mode" to "it hides nothing"
     low, high = -0.5 * np.log(top) - 4.0, -0.5 * np.log(top) + 14.0
     gains, logs = np.empty(_GRID), np.empty(_GRID)
-    for _ in range(4):
+    for _ in range(5):
         grid = np.linspace(low, high, _GRID)
         kernels.tridiagonal_evidence(diagonal, off, turned, np.exp(2.0 * grid), gains, logs)
         values = -0.5 * (constant - gains + logs)

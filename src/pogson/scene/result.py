@@ -13,12 +13,19 @@ from pogson.errors import MissingDataError, choices
 from pogson.scene.flags import SceneFlag, describe_scene_flags
 from pogson.scene.grid import SceneGrid, offset_position
 from pogson.scene.model import SceneModel
+from pogson.units import NJY_AB_MAGNITUDE
 
 __all__ = ["FittedPosition", "FluxComponent", "OriginTest", "SceneImages", "SceneResult"]
 
 
 class FluxComponent(NamedTuple):
-    """What a fitted flux belongs to."""
+    """What a fitted flux belongs to.
+
+    Examples
+    --------
+    >>> FluxComponent("target", "234928", 56000.5).epoch
+    '234928'
+    """
 
     source: str
     """Name of the source."""
@@ -29,7 +36,14 @@ class FluxComponent(NamedTuple):
 
 
 class FittedPosition(NamedTuple):
-    """Where a source was found."""
+    """Where a source was found.
+
+    Examples
+    --------
+    >>> place = FittedPosition("target", 150.0, 2.0, (0.01, -0.02), 1e-4 * np.eye(2))
+    >>> place.offset
+    (0.01, -0.02)
+    """
 
     source: str
     """Name of the source."""
@@ -44,7 +58,13 @@ class FittedPosition(NamedTuple):
 
 
 class OriginTest(NamedTuple):
-    """What a stamp says about its own origin."""
+    """What a stamp says about its own origin.
+
+    Examples
+    --------
+    >>> OriginTest(dx=0, dy=1, delta_chi2=-29.0, ambiguous=True, applied=True).dy
+    1
+    """
 
     dx: int
     """Best whole-pixel move along x."""
@@ -59,7 +79,17 @@ class OriginTest(NamedTuple):
 
 
 class SceneImages(NamedTuple):
-    """Images of one exposure in the common unit; NaN where a pixel was not used."""
+    """Images of one exposure in the common unit; NaN where a pixel was not used.
+
+    Examples
+    --------
+    Five panels: data, model, data without scene, data without sources, residual.
+
+    >>> one = SceneImages(*np.full((6, 2, 2), 3.0))
+    >>> panels = one.data, one.model, one.data - one.scene, one.data - one.sources, one.residual
+    >>> len(panels)
+    5
+    """
 
     data: np.ndarray
     """Pixels."""
@@ -84,7 +114,7 @@ class SceneResult:
     components : tuple of FluxComponent
         What each flux belongs to.
     fluxes : numpy.ndarray, shape (n,)
-        Fluxes in the common unit.
+        Fluxes in the common unit of the exposures: nJy, unless ``flux_zero_point`` differs.
     covariance : numpy.ndarray, shape (n, n)
         Of the fluxes; scene, sky and fitted positions marginalised, pixel noise only.
     reference : FluxReference
@@ -129,6 +159,8 @@ class SceneResult:
         Tests of the stamps' origins.
     starts : tuple of float
         Objective reached from each start of the position search.
+    flux_zero_point : float
+        AB magnitude of one unit of flux, as the exposures say: 31.4 for nJy.
     common_modes : mapping
         Relative errors that all fluxes share, kept out of ``covariance``: "zero_point" and
         "psf_normalization".
@@ -141,7 +173,7 @@ class SceneResult:
 
     Examples
     --------
-    See `pogson.scene.fit_scene`.
+    Made by `pogson.scene.fit_scene`, where there is an example.
     """
 
     components: tuple[FluxComponent, ...]
@@ -171,6 +203,7 @@ class SceneResult:
     dropped: Mapping[str, str]
     origins: Mapping[str, OriginTest]
     starts: tuple[float, ...]
+    flux_zero_point: float
     common_modes: Mapping[str, float]
     scale_errors: np.ndarray
     images: Mapping[str, SceneImages] = field(repr=False)
@@ -182,9 +215,11 @@ class SceneResult:
         return self.model.convention
 
     @property
-    def flux_zero_point(self) -> float:
-        """Magnitude of a unit of flux."""
-        return self.model.flux_zero_point
+    def unit(self) -> str:
+        """Unit of the fluxes in words: "nJy", or the magnitude of one."""
+        if self.flux_zero_point == NJY_AB_MAGNITUDE:
+            return "nJy"
+        return f"counts at AB zero point {self.flux_zero_point:g}"
 
     @property
     def flux_err(self) -> np.ndarray:
@@ -306,6 +341,7 @@ class SceneResult:
             "reference": self.reference.to_dict(),
             "convention": self.convention,
             "flux_zero_point": self.flux_zero_point,
+            "unit": self.unit,
             "fluxes": [
                 {
                     "source": c.source, "epoch": c.epoch, "time": c.time,

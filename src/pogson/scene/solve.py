@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, lapack, solve_triangular
+from scipy.linalg import LinAlgError, blas, cholesky, lapack, solve_triangular
 
 from pogson.errors import CalibrationError
 from pogson.scene.design import ExposureDesign
@@ -38,6 +38,23 @@ def one_thread() -> AbstractContextManager[Any]:
     """
     context: AbstractContextManager[Any] = _controller().limit(limits=1)
     return context
+
+
+def between(matrix: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Return ``factor.T @ matrix @ factor`` of a symmetric matrix and a lower triangle.
+
+    Examples
+    --------
+    >>> between(np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([[1.0, 0.0], [1.0, 2.0]]))
+    array([[ 7.,  8.],
+           [ 8., 12.]])
+    """
+    if matrix.size == 0:
+        return matrix.copy()
+    # column-major triangles: the transpose of the row-major factor is an upper one
+    half = blas.dtrmm(1.0, factor.T, matrix, side=1, lower=0, trans_a=1)
+    result: np.ndarray = blas.dtrmm(1.0, factor.T, half, side=0, lower=0)
+    return result
 
 
 @dataclass(eq=False)
@@ -71,8 +88,10 @@ class Block:
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         """Return rows weighted and without their sky part."""
-        weighted = rows * self.root
-        weighted -= (weighted @ self.basis.T) @ self.basis
+        from pogson.scene import _scene_kernels as kernels
+
+        weighted = np.empty(rows.shape)
+        kernels.project_rows(np.ascontiguousarray(rows), self.root, self.basis, weighted)
         return weighted
 
 
@@ -185,7 +204,7 @@ class SceneSystem:
         if prior is None:
             matrix, rhs = self.normal, self.rhs
         else:
-            matrix = prior.T @ self.normal @ prior
+            matrix = between(self.normal, prior)
             matrix[np.diag_indices_from(matrix)] += 1.0
             rhs = prior.T @ self.rhs
         self._root, self.reciprocal_condition = _checked_root(matrix)

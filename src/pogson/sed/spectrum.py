@@ -234,20 +234,9 @@ class Spectrum:
         >>> bool(abs(-2.5 * np.log10(ratio) - 3.1) < 0.05)
         True
         """
-        from dust_extinction import parameter_averages
+        from pogson.sed.extinction import reddening
 
-        laws = ("G23", "F99", "CCM89", "O94", "F04", "GCC09", "M14", "F19")
-        if law not in laws:
-            raise PogsonValueError(f"Unknown extinction law {law!r}; allowed: {choices(laws)}.")
-        lam = self.to_vacuum().wavelength
-        try:
-            curve = getattr(parameter_averages, law)(Rv=r_v)(lam * u.AA)
-        except ValueError as error:
-            raise PogsonValueError(
-                f"The extinction law {law} with R(V)={r_v:g} cannot be evaluated on "
-                f"{lam[0]:g}-{lam[-1]:g} Angstrom: {error}."
-            ) from None
-        factor = 10.0 ** (-0.4 * np.asarray(curve, np.float64) * r_v * e_bv)
+        factor = reddening(self.to_vacuum().wavelength, e_bv, r_v=r_v, law=law)
         return Spectrum(self.wavelength, self.flux * factor, self.medium, self.name)
 
     def __eq__(self, other: object) -> bool:

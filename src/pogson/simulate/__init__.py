@@ -1,5 +1,13 @@
 """Skies, cameras and nights with known truth."""
 
+from pogson.simulate.fibres import (
+    FibreSimulation,
+    FibreTarget,
+    demo_library,
+    demo_response,
+    simulate_fibres,
+    telluric_transmission,
+)
 from pogson.simulate.model import BandModel, CameraModel, StarModel, SurveyModel, demo_model
 from pogson.simulate.render import DetectorImage, render_detector
 from pogson.simulate.scene_job import (
@@ -23,6 +31,8 @@ __all__ = [
     "BandModel",
     "CameraModel",
     "DetectorImage",
+    "FibreSimulation",
+    "FibreTarget",
     "SceneJobModel",
     "SceneTruth",
     "SimulatedSurvey",
@@ -32,15 +42,19 @@ __all__ = [
     "TruthComparison",
     "Visit",
     "color_term",
+    "demo_library",
     "demo_model",
+    "demo_response",
     "draw_stars",
     "draw_visit",
     "field_half_width",
     "reference_catalog",
     "render_detector",
+    "simulate_fibres",
     "simulate_scene",
     "simulate_survey",
     "system_ties",
+    "telluric_transmission",
     "truth_comparison",
     "truth_table",
     "visit_psf",

@@ -108,6 +108,12 @@ class SceneTruth:
         Position and flux of the second source.
     host : tuple of float
         Position of the galaxy, its flux and size in arcsec.
+
+    Examples
+    --------
+    >>> exposures, truth = simulate_scene(SceneJobModel(n_exposures=3, flux=(800, 801)), rng_seed=1)
+    >>> [round(flux) for flux in truth.fluxes]
+    [800, 0, 0]
     """
 
     name: str

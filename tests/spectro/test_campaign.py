@@ -1,0 +1,68 @@
+"""Frames of simulated stars on real pieces, and real CALSPEC stars as the unknown."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bench(shared_data: Callable[[str], Path]) -> ModuleType:
+    shared_data("templates/kurucz_stds_v5.fit")
+    shared_data("sdss-fluxcal/spFluxcalib-b1.fits")
+    shared_data("calspec/p330e_stiswfcnic_006.fits.gz")
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "bench_spectro.py"
+    spec = importlib.util.spec_from_file_location("bench_spectro", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_frame_of_real_pieces(bench: ModuleType) -> None:
+    result = bench.campaign(1, seed=91)
+    assert result["rejected"] == 0
+    assert result["shape"][0] < 0.012
+    assert abs(result["scale"][0]) < 0.01
+
+
+def test_a_real_star_as_the_unknown(bench: ModuleType) -> None:
+    star, match = bench.calspec_match("p330e")
+    ratio = star.counts / match.model
+    ok = np.isfinite(ratio) & (star.wavelength > 3900) & (star.wavelength < 9000)
+    assert np.std(ratio[ok]) < 0.02
+    assert abs(match.teff - 5840) < 150  # Bohlin et al. 2017, AJ 153, 234
+    assert abs(match.rv_kms + 53.0) < 15
+
+
+@pytest.mark.parametrize("kind", ["x100", "galaxy", "white"])
+def test_a_wrong_star_among_three(bench: ModuleType, kind: str) -> None:
+    assert bench.wrong_star(kind, 3, 20)
+
+
+@pytest.mark.slow
+def test_campaign(bench: ModuleType) -> None:
+    result = bench.campaign(12, seed=700)
+    assert np.mean(result["shape"]) < 0.008
+    assert np.sqrt(np.mean(result["scale"] ** 2)) < 0.01
+    assert 0.7 < result["pull"] < 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("kind", ["x100", "galaxy", "cool", "white"])
+def test_wrong_stars(bench: ModuleType, kind: str, n: int) -> None:
+    assert all(bench.wrong_star(kind, n, 100 + 7 * k) for k in range(3))
+
+
+@pytest.mark.slow
+def test_left_out_magnitudes(bench: ModuleType) -> None:
+    rms, pull = bench.leave_one_out(2)
+    assert rms < 0.03
+    assert 0.7 < pull < 1.3
