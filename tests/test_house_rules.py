@@ -138,3 +138,9 @@ def test_no_pickle_no_eval() -> None:
                 found.append(f"{path.name} sets allow_pickle={ast.unparse(node.value)}")
     found = [text for text in found if not text.endswith("allow_pickle=False")]
     assert not found
+
+
+def test_names_of_test_files_are_unique() -> None:
+    # Test folders are no packages, so that two files of one name cannot both be imported.
+    names = [p.name for p in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

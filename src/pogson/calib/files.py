@@ -199,7 +199,8 @@ def _read_fits(path: Path) -> PhotoCalib:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged file is reported below, once
         try:
-            with fits.open(path, memmap=False) as hdus:
+            # The stream is ours: astropy leaves its own open where a damaged header stops it.
+            with path.open("rb") as stream, fits.open(stream, memmap=False) as hdus:
                 for hdu in hdus:
                     columns = getattr(hdu, "columns", None)
                     if columns is not None and _COLUMN in columns.names:

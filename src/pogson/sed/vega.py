@@ -91,7 +91,7 @@ def calspec_spectrum(path: str | os.PathLike[str]) -> Spectrum:
     if not path.is_file():
         raise MissingDataError(f"There is no file {path}.")
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with path.open("rb") as stream, fits.open(stream, memmap=False) as hdus:
             data: Any = hdus[1].data
             lam = np.array(data["WAVELENGTH"], np.float64)
             flux = np.array(data["FLUX"], np.float64)

@@ -151,7 +151,7 @@ def _vacuum(lam: Any, said: Any, given: str | None, path: Path) -> np.ndarray:
 def _read_fits(path: Path, medium: str | None) -> dict[str, Any]:
     from astropy.io import fits
 
-    with fits.open(path, memmap=False) as hdus:
+    with path.open("rb") as stream, fits.open(stream, memmap=False) as hdus:
         names = [h.name for h in hdus]
         if "BASIS_VECTORS" in names:
             return _read_desi_basis(hdus, path)
