@@ -1,12 +1,17 @@
 """Scene-modelling photometry beside the published algorithm, written out plainly, in one run.
 
-The published algorithm (Bernardinelli et al. 2023): one Piff ``draw`` per grid point and exposure,
-``scipy.sparse.linalg.lsqr`` at its default tolerance, and a dense covariance through a diagonal
-weight matrix; a binary is a Powell search whose every evaluation draws two PSFs, builds the matrix
-and runs lsqr again. Piff's reader would need pixmappy to unpickle the WCS in the files, so the Piff
-objects are built in memory from the numeric tables and the FITS headers of the WCS: cheaper to draw
-than the published ones. Powell's time is that of one evaluation, timed, times the number of
-evaluations that Powell takes on our own objective.
+The published algorithm (Bernardinelli et al. 2023), step by step as its code takes them: one Piff
+``draw`` per grid point and exposure with the WCS of the exposure, sparse matrices,
+``scipy.sparse.linalg.lsqr`` at its default tolerance, and the covariance as the inverse of
+``A.T @ diag(w) @ A`` with sparse A and dense diag(w); a binary is a Powell search (xtol 1e-3, in
+pixels) whose every evaluation draws two PSFs, builds the matrix and runs lsqr again.
+
+Piff's reader would need pixmappy to unpickle the WCS in the files, so the Piff objects are built in
+memory from the numeric tables and the FITS headers of the WCS: cheaper to draw than the published
+ones, whose WCS are compositions of tables. A second row gives the same with a dense product of BLAS
+in the covariance, which the published code does not use. Powell's time is that of one evaluation,
+timed, times the number of evaluations that Powell takes on our own objective, the median over four
+starts.
 """
 
 from __future__ import annotations
@@ -25,9 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scene"))
 
 import scene_campaigns as campaigns
 
-from pogson.fields import Box
 from pogson.scene import PointSource, SceneExposure, SceneGrid, SceneModel, fit_binary, fit_scene
-from pogson.scene.design import PsfTable
+from pogson.scene.design import PsfTable, local_matrices
 
 _DATA = Path(
     os.environ.get("POGSON_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -85,67 +89,78 @@ class Published:
         self.targets = [e.sky.pixel(*at) for e in exposures]
 
     def draw(self, k: int, x: float, y: float) -> np.ndarray:
-        """Draw one star at a 0-based position on the stamp, PSF of the target's place."""
-        import galsim
+        """Draw one star at a 0-based position on the stamp, PSF of the target's place.
 
-        exposure = self.exposures[k]
+        Stamps were cut one pixel higher than drawings fall: hence 1-based x less one.
+        """
         x0, y0 = self.targets[k]
-        box = exposure.box
-        bounds = galsim.BoundsI(box.x_min + 1, box.x_max + 1, box.y_min + 1, box.y_max + 1)
-        image = galsim.Image(bounds, dtype=float, wcs=self.psfs[k].wcs[0])
-        return self.psfs[k].draw(x0 + 1, y0 + 1, center=(x + 1, y + 1), image=image).array
+        image = self.psfs[k].draw(x0 + 1, y0 + 1, stamp_size=30, center=(float(x), float(y)))
+        return image.array.ravel()
 
-    def scene(self) -> np.ndarray:
-        """Draw the whole scene."""
+    def scene(self) -> Any:
+        """Draw the whole scene, shape (pixels, points), sparse."""
+        from scipy.sparse import csr_matrix, vstack
+
         blocks = []
         for k, exposure in enumerate(self.exposures):
             gx, gy = exposure.sky.pixel(*self.grid.positions())
-            blocks.append(
-                np.array([self.draw(k, x, y).ravel() for x, y in zip(gx, gy, strict=True)])
-            )
-        return np.concatenate(blocks, axis=1)
+            drawn = np.zeros((900, gx.size))
+            for j in range(gx.size):
+                drawn[:, j] = self.draw(k, gx[j], gy[j])
+            blocks.append(csr_matrix(drawn))
+        return vstack(blocks)
 
-    def design(self, scene: np.ndarray, places: list[tuple[float, float]]) -> Any:
-        """Return the sparse weighted matrix for targets at offsets in pixels."""
-        from scipy.sparse import csr_matrix
+    def design(self, scene: Any, places: list[tuple[float, float]]) -> Any:
+        """Return the sparse matrix for targets at offsets in pixels."""
+        from scipy.sparse import block_diag, hstack
 
-        n = 900
-        skies = np.zeros((len(self.exposures), n * len(self.exposures)))
-        targets = np.zeros((len(places), n * len(self.exposures)))
-        for k, exposure in enumerate(self.exposures):
-            skies[k, k * n : (k + 1) * n] = 1.0
-            if exposure.exposure_id == self.detection:
-                x, y = exposure.sky.pixel(*self.at)
-                for j, (dx, dy) in enumerate(places):
-                    targets[j, k * n : (k + 1) * n] = self.draw(k, x + dx, y + dy).ravel()
-        matrix = np.concatenate([scene, skies, targets]).T
-        return csr_matrix(matrix * np.sqrt(self.weight)[:, None])
+        k = [e.exposure_id for e in self.exposures].index(self.detection)
+        x, y = self.targets[k]
+        columns = np.zeros((scene.shape[0], len(places)))
+        for j, (dx, dy) in enumerate(places):
+            columns[900 * k : 900 * (k + 1), j] = self.draw(k, x + dx, y + dy)
+        skies = block_diag(len(self.exposures) * [np.ones((900, 1))])
+        return hstack([scene, skies, columns], dtype="float64")
 
     def solve(self, matrix: Any) -> np.ndarray:
+        from scipy.sparse import diags
         from scipy.sparse.linalg import lsqr
 
-        return lsqr(matrix, np.sqrt(self.weight) * self.data)[0]
+        root = np.sqrt(self.weight)
+        return lsqr(diags(root).dot(matrix), self.data * root)[0]
 
-    def single(self) -> tuple[float, float]:
-        """Return the flux and its error as published: lsqr and a dense covariance."""
-        scene = self.scene()
-        matrix = self.design(scene, [(0.0, 0.0)])
+    def single(self) -> tuple[float, float, float, float]:
+        """Return the flux, its error, and the seconds taken: as published, and with BLAS."""
+        start = time.perf_counter()
+        matrix = self.design(self.scene(), [(0.0, 0.0)])
         flux = self.solve(matrix)[-1]
-        plain = np.asarray(matrix.todense()) / np.sqrt(np.maximum(self.weight, 1e-300))[:, None]
-        covariance = np.linalg.inv(plain.T @ np.diag(self.weight) @ plain)
-        return float(flux), float(np.sqrt(covariance[-1, -1]))
+        solved = time.perf_counter()
+        covariance = np.linalg.inv(matrix.T @ np.diag(self.weight) @ matrix)
+        ended = time.perf_counter()
+        dense = matrix.toarray()
+        np.linalg.inv(dense.T @ np.diag(self.weight) @ dense)
+        last = time.perf_counter()
+        return (
+            float(flux),
+            float(np.sqrt(covariance[-1, -1])),
+            ended - start,
+            (solved - start + last - ended),
+        )
 
-    def evaluation(self, scene: np.ndarray) -> float:
+    def evaluation(self, scene: Any) -> float:
         """Time one evaluation of a binary's chi2."""
         start = time.perf_counter()
         matrix = self.design(scene, [(0.3, 0.1), (-0.4, 0.2)])
-        solution = self.solve(matrix)
-        np.sum((matrix @ solution - np.sqrt(self.weight) * self.data) ** 2)
+        residual = matrix @ self.solve(matrix) - self.data
+        np.sum(residual * residual * self.weight)
         return time.perf_counter() - start
 
 
 def powell_evaluations(exposures: list[SceneExposure], model: SceneModel) -> int:
-    """Return how many evaluations Powell (xtol 1e-3) takes on our own objective of a binary."""
+    """Return how many evaluations Powell (xtol 1e-3) takes on our own objective of a binary.
+
+    In pixels from four starts, pairs 1 pixel apart in four directions; the median.
+    """
     from scipy.optimize import minimize
 
     from pogson.scene.binary import _continue, _doubled
@@ -155,19 +170,27 @@ def powell_evaluations(exposures: list[SceneExposure], model: SceneModel) -> int
     prepared = prepare(exposures, model)
     first = solve_scene(prepared, model, [np.zeros(0)])
     pair, doubled = _doubled(prepared, first, model)
-    begin = np.array([0.1, 0.05, -0.1, -0.05])
+    scale = float(
+        exposures[0].sky.pixel_scale(x=exposures[0].box.center[0], y=exposures[0].box.center[1])
+    )
     moving = SceneModel(
         tuple(
             PointSource(s.name, s.ra, s.dec, s.epochs, position="free") for s in pair.sources
         ), grid=model.grid, prior=None, poisson=False, origin_test=False,
     )  # fmt: skip
-    done = _continue(doubled, first, moving, [begin]).done
+    done = _continue(doubled, first, moving, [np.array([0.1, 0.05, -0.1, -0.05])]).done
 
     def objective(theta: np.ndarray) -> float:
-        trial = evaluate(done.system, done.layout, theta, positive=False)
+        # x1, x2, y1, y2 in pixels, as published
+        trial = evaluate(done.system, done.layout, scale * theta[[0, 2, 1, 3]], positive=False)
         return 1e9 if trial is None else trial.objective
 
-    return int(minimize(objective, begin, method="Powell", options={"xtol": 1e-3}).nfev)
+    counts = []
+    for angle in np.pi * (np.arange(4) + 0.25) / 4:
+        dx, dy = 0.5 * np.cos(angle), 0.5 * np.sin(angle)
+        found = minimize(objective, [dx, -dx, dy, -dy], method="Powell", options={"xtol": 1e-3})
+        counts.append(found.nfev)
+    return int(np.median(counts))
 
 
 def write_job(folder: Path, count: int, n_exposures: int = 10, pixels: int = 25) -> Path:
@@ -243,20 +266,37 @@ def _best(function: Any, repeats: int = 5) -> float:
     return min(times)
 
 
+def _rendering_error(exposure: SceneExposure, published: Published, j: int) -> float:
+    """Return the largest difference from Piff's drawing of a grid point, in units of its peak."""
+    import galsim
+
+    x0, y0 = published.targets[0]
+    box = exposure.box
+    gx, gy = (v[j : j + 1] for v in exposure.sky.pixel(*published.grid.positions()))
+    bounds = galsim.BoundsI(box.x_min + 1, box.x_max + 1, box.y_min + 1, box.y_max + 1)
+    image = galsim.Image(bounds, dtype=float, wcs=published.psfs[0].wcs[0])
+    center = (float(gx[0]) + 1, float(gy[0]) + 1)
+    truth = published.psfs[0].draw(x0 + 1, y0 + 1, center=center, image=image).array
+    table = PsfTable.of(exposure.psf, x=float(x0), y=float(y0), reach=60)
+    mine = table.render(gx, gy, box, local_matrices(exposure.psf, gx, gy))[0]
+    return float(np.abs(mine - truth).max() / truth.max())
+
+
 def _rendering(exposure: SceneExposure, published: Published) -> list[dict[str, Any]]:
     ra, dec = published.at
     x, y = (float(v) for v in exposure.sky.pixel(ra, dec))
     table = PsfTable.of(exposure.psf, x=x, y=y, reach=60)
     gx, gy = exposure.sky.pixel(*published.grid.positions())
-    ours = _best(lambda: table.render(gx, gy, exposure.box)) / gx.size
+    ours = (
+        _best(lambda: table.render(gx, gy, exposure.box, local_matrices(exposure.psf, gx, gy)))
+        / gx.size
+    )
     theirs = _best(lambda: [published.draw(0, gx[i], gy[i]) for i in range(50)]) / 50
-    stamp = published.psfs[0].draw(x + 1, y + 1, stamp_size=30, center=(x + 1, y + 1))
-    box = Box(stamp.bounds.xmin - 1, stamp.bounds.ymin - 1, 30, 30)
-    mine = table.render(np.array([x]), np.array([y]), box)[0]
-    error = float(np.abs(mine - stamp.array).max() / stamp.array.max())
+    error = max(_rendering_error(exposure, published, j) for j in range(0, gx.size, 13))
+    worst = "worst pixel of grid points beside Piff draw, of peak"
     return [
         row("PSF of a grid point, s", ours, theirs, "Piff draw", ">= 50 x", theirs >= 50 * ours),
-        row("worst pixel beside Piff draw, of peak", error, None, "", "<= 1e-5", error <= 1e-5),
+        row(worst, error, None, "", "<= 1e-5", error <= 1e-5),
     ]
 
 
@@ -273,14 +313,14 @@ def rows() -> list[dict[str, Any]]:
     two = _best(lambda: fit_binary(exposures, SceneModel(source), starts=4), 3)
     memory, base = fit_memory()
     table = _rendering(exposures[0], published)
-    start = time.perf_counter()
-    flux, error = published.single()
-    theirs = time.perf_counter() - start
+    flux, error, theirs, lean = published.single()
     plain = SceneModel(source, grid=SceneGrid.smp2023(), prior=None, origin_test=False)
     same = fit_scene(exposures, plain)
     table += [
         row("Eris end to end, default model, s", ours, theirs, "published algorithm",
             "<= 1 s, >= 30 x", ours <= 1.0 and theirs >= 30 * ours),
+        row("Eris end to end, default model, s", ours, lean,
+            "published algorithm, covariance by dense BLAS", "-", None),
         row("Eris flux, free grid", same.flux()[0], flux, "published algorithm, this geometry",
             "1 % of error", abs(same.flux()[0] - flux) < 0.01 * error),
     ]  # fmt: skip

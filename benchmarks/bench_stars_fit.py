@@ -64,7 +64,7 @@ def stars_of(grid: StellarGrid, n: int, seed: int = 1) -> StarPhotometry:
 def brutus_fit(
     grid: StellarGrid, stars: StarPhotometry, priors: StarPriors, **options: Any
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Fit with brutus under our priors; return its columns and the seconds a star."""
+    """Fit with brutus under our priors; return its columns and the CPU seconds a star."""
     import h5py
     import numba
     from brutus.analysis.individual import BruteForce
@@ -96,30 +96,58 @@ def brutus_fit(
             return Path(str(file) if str(file).endswith(".h5") else f"{file}.h5")
 
         fit(stars.select(slice(0, 1)), "warm")
-        start = time.perf_counter()
+        start = time.process_time()
         path = fit(stars, "fit")
-        seconds = (time.perf_counter() - start) / len(stars)
+        seconds = (time.process_time() - start) / len(stars)
     with h5py.File(path) as f:
         return {k: np.asarray(f[k]) for k in f if k != "labels"}, seconds
 
 
+def two_over_one(
+    fitter: StarFitter, stars: StarPhotometry, rounds: int = 6, most: int = 30
+) -> tuple[float, float, bool]:
+    """Return how much faster two threads are, the CPU seconds they add, and if results agree.
+
+    Wall-clock times, best of alternating rounds, over a fitter that is ready; more rounds as long
+    as other jobs keep a core busy (two threads that never had two cores tell nothing).
+    """
+    best = {1: np.inf, 2: np.inf}
+    cpu = {1: np.inf, 2: np.inf}
+    cores, results = 0.0, {}
+    for k in range(most):
+        for workers in best:
+            wall, used = time.perf_counter(), time.process_time()
+            results[workers] = fitter.fit(stars, seed=1, workers=workers)
+            wall, used = time.perf_counter() - wall, time.process_time() - used
+            best[workers], cpu[workers] = min(best[workers], wall), min(cpu[workers], used)
+            cores = max(cores, used / wall)
+        if k + 1 >= rounds and cores > 1.9:
+            break
+    return best[1] / best[2], cpu[2] / cpu[1], results[1] == results[2]
+
+
 def rows() -> list[dict[str, Any]]:
+    """One core in CPU seconds, ours and the peer's, so that other jobs count for neither."""
     grid = full_grid()
     stars = stars_of(grid, _N_STARS)
     priors = StarPriors(extinction=ExtinctionPrior(high=20.0))
+    start = time.perf_counter()
     fitter = StarFitter(grid, grid.bands, priors=priors)
     fitter.fit(stars.select(slice(0, 4)), seed=1)
-    start = time.perf_counter()
+    ready = time.perf_counter() - start
+    start = time.process_time()
     one = fitter.fit(stars, seed=1)
-    alone = (time.perf_counter() - start) / len(stars)
-    start = time.perf_counter()
-    two = fitter.fit(stars, seed=1, workers=2)
-    both = (time.perf_counter() - start) / len(stars)
+    alone = (time.process_time() - start) / len(stars)
+    speed, added, same = two_over_one(fitter, stars.select(slice(0, 128)))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     figure = f"stars: fit of {grid.n_models} models x {grid.n_bands} bands"
     out = [
-        row(f"{figure}, two cores over one, speed", alone / both, None, "", ">= 1.8",
-            alone / both >= 1.8 and one == two),
+        row(f"{figure}, two threads over one, speed by the clock", speed, None, "", ">= 1.8",
+            speed >= 1.8 and same),
+        row("the same: CPU s of two threads / one (1: nothing lost)", added, None, "", "<= 1.1",
+            added <= 1.1),
+        row("the same: s to make a grid ready, compiling included, once", ready, None, "", "-",
+            None),
         row(f"{figure}, peak memory, GB", memory, None, "", "< 1.5", memory < 1.5),
         row(f"{figure}, 5 % lowest ESS of 2000", np.percentile(one.ess, 5), None, "", "-", None),
     ]  # fmt: skip
@@ -131,7 +159,9 @@ def rows() -> list[dict[str, Any]]:
         _, peer = brutus_fit(grid, stars.select(slice(0, 4)), priors)
         name = f"astro-brutus {brutus.__version__}, same priors"
     good = alone <= 0.020 and (peer is None or peer / alone >= 50.0)
-    out.insert(0, row(f"{figure}, s a star, one core", alone, peer, name, "<= 0.020, >= 50x", good))
+    peer = None if peer is None else 1000.0 * peer
+    title = f"{figure}, CPU ms a star, one core, {len(stars)} stars"
+    out.insert(0, row(title, 1000.0 * alone, peer, name, "<= 20, >= 50x", good))
     return out
 
 

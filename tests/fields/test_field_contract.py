@@ -23,6 +23,7 @@ from pogson.fields import (
     ProductField,
     QuotientField,
     SumField,
+    TableField,
     field_from_dict,
     read_field,
     write_field,
@@ -100,6 +101,8 @@ FIELDS: dict[str, Field] = {
     "reciprocal": 1.0 / _area(),
     "sum": _chebyshev() + 3 * _chebyshev(5) - 0.2 * u.nJy / u.adu,
     "nested": (_chebyshev() / _area() + _chebyshev(6) * (1 * u.arcsec**-2)) * _grid("linear"),
+    "table": TableField(BOX, "x", -3.0, 7.0, [1.0, 1.4, 0.8, 1.1], unit="nJy / adu"),
+    "table-radius": TableField(BOX, "radius", 0.0, 500.0, [1.0, 2.0], (70.0, -5.0)),  # no kink
     "outside-kind": RippleField(BOX, 0.3, "nJy"),
 }
 

@@ -14,8 +14,8 @@ from pogson.errors import FileFormatError, MissingDataError, PogsonError, Pogson
 from pogson.fields import Box
 from pogson.formats.piff import fit_sky_map, read_piff
 from pogson.psf import MoffatPSF
-from pogson.psf.frames import gnomonic
 from pogson.sky import FitsSkyMap
+from pogson.sky.geometry import gnomonic
 
 SKY = FitsSkyMap.tan(50.0, -20.0, x=400.0, y=300.0, scale_arcsec=0.263, rotation_deg=88.0)
 POINTING = (50.3, -19.8)

@@ -143,6 +143,18 @@ class TestStamps:
         (position,) = target["positions"]
         assert np.sqrt(position["covariance"][0][0]) <= 0.0101
 
+    def test_companion_at_a_known_place(self, fresh):
+        """Where there is none its flux is nothing, and the target's is what it was."""
+        truth = fresh[1][0]
+        options = ("model.companion_separation=1.2", "model.companion_angle=30.0")
+        target = only_target(run_fresh(fresh, "model.position=free", *options))
+        assert [f["source"] for f in target["fluxes"]] == ["target", "companion"]
+        one, two = target["fluxes"]
+        assert abs(one["flux"] - truth.fluxes[0]) < 4.5 * one["flux_err"]
+        assert abs(two["flux"]) < 4.5 * two["flux_err"]
+        # one position is fitted for both
+        assert len(target["positions"]) == 1
+
     def test_dry_run_names_missing_files(self, fresh):
         (fresh[0].parent / "psf" / "102.json").unlink()
         lines = describe_scene_plan(load_scene_config(fresh[0]))

@@ -25,7 +25,7 @@ from pogson.scene import (
     offset_position,
     scale_from_zero_point,
 )
-from pogson.scene.design import PsfTable
+from pogson.scene.design import PsfTable, local_matrices
 from pogson.sky import FitsSkyMap
 
 HITS = ("a", "b", "total", "ratio", "separation")
@@ -102,7 +102,8 @@ def light(
     px, py = exposure.sky.pixel(*offset_position(ra, dec, np.atleast_1d(xi), np.atleast_1d(eta)))
     total = np.zeros(exposure.box.shape)
     for part in np.array_split(np.arange(px.size), max(1, px.size // 500)):
-        total += table.render(px[part], py[part], exposure.box).sum(axis=0)
+        matrices = local_matrices(exposure.psf, px[part], py[part])
+        total += table.render(px[part], py[part], exposure.box, matrices).sum(axis=0)
     return total / px.size
 
 

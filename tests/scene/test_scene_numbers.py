@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from scene_stamps_made import DEC, RA, empty, star, with_light
 
 from pogson.errors import CalibrationError, MaskedDataError, PogsonValueError
-from pogson.psf import GaussianPSF, MoffatPSF
+from pogson.fields import Box
+from pogson.psf import GaussianPSF, MoffatPSF, PixelGridPSF, SkyFrame
 from pogson.scene import (
     PointSource,
+    SceneExposure,
     SceneFlag,
     SceneGrid,
     SceneModel,
@@ -27,6 +29,7 @@ from pogson.scene.design import PsfTable, build_design
 from pogson.scene.fit import prepare, solve_scene
 from pogson.scene.positions import evaluate, trail_nodes
 from pogson.scene.prior import choose_prior, correlation
+from pogson.sky import FitsSkyMap
 
 
 def test_same_as_dense_least_squares(rng):
@@ -185,6 +188,40 @@ def test_tables_follow_analytic_psfs(psf, rng):
             images = table.render(np.array([x + dx, x - dx]), np.array([y + dy, y - dy]), stamp.box)
             slope = (images[0] - images[1]) / (2 * h)
             assert np.abs(slope - mine[axis]).max() < 1e-3 * np.abs(slope).max()
+
+
+def edge_exposure(rng):
+    """Return an exposure whose pixels grow by 1.5 % within the stamp, as at the edge of a CCD."""
+    header = FitsSkyMap.tan(RA, DEC, x=100.0, y=100.0, scale_arcsec=0.26).to_header()
+    header["CTYPE1"], header["CTYPE2"] = "RA---TAN-SIP", "DEC--TAN-SIP"
+    for name, order in (("A", 2), ("B", 2), ("AP", 2), ("BP", 2)):
+        header[f"{name}_ORDER"] = order
+    header["A_2_0"], header["B_1_1"] = 6e-4, 1e-4
+    sky, box = FitsSkyMap(header), Box(85, 85, 31, 31)
+    axis = np.arange(-8, 9)
+    samples = np.exp(-0.5 * (axis[:, None] ** 2 + 1.2 * axis**2) / 1.6**2)
+    psf = PixelGridPSF(samples / samples.sum(), frame=SkyFrame(sky, RA, DEC, 0.3))
+    image = rng.normal(size=box.shape)
+    return SceneExposure(image, np.ones(box.shape), box, sky, psf, exposure_id="0")
+
+
+def test_pixel_scale_is_that_of_each_place(rng):
+    """Grid points and sources are what the PSF itself draws at their places."""
+    exposure = edge_exposure(rng)
+    grid = SceneGrid(0.8, 3.2).centered(RA, DEC)
+    design = build_design(exposure, grid, [(RA, DEC)])
+    truth = [star(exposure, *p).ravel() for p in zip(*grid.offsets(), strict=True)]
+    np.testing.assert_allclose(design.scene, truth, atol=1e-5 * np.max(truth))
+    # one scale for all pixels would be off by half a per cent of the peak
+    plain = replace(design.table, slopes=None)
+    x, y = exposure.sky.pixel(*grid.positions())
+    one = plain.render(x, y, exposure.box).reshape(len(truth), -1)
+    assert np.abs(one - truth).max() > 5e-3 * np.max(truth)
+    # sources follow the scale to first order: 1 arcsec is 4 pixels
+    near = design.stars(0, np.array([0.5, -1.0]), np.array([0.3, 0.8]))
+    for image, place in zip(near, ((0.5, 0.3), (-1.0, 0.8)), strict=True):
+        wanted = star(exposure, *place).ravel()
+        np.testing.assert_allclose(image, wanted, atol=1e-4 * wanted.max())
 
 
 def test_light_curve_needs_references_or_a_prior(rng):

@@ -19,7 +19,7 @@ from pogson.scene import (
     light_curve,
     null_tests,
 )
-from pogson.scene.design import PsfTable, build_design
+from pogson.scene.design import PsfTable, build_design, local_matrices
 
 SMP = SceneGrid.smp2023()
 
@@ -53,9 +53,10 @@ def test_published_geometry(target, request, rng):
     """The published numbers, as near as the WCS headers allow.
 
     The published code took its positions from a WCS that is pickled in the PSF files. The headers
-    used here are fits to it, good to 0.01 px and 0.1-0.2 % in pixel area; shifting every exposure
-    by 0.01 px per axis moves the flux by about 1 % of its error on Eris and 2.6 % on VV39, which
-    lies on a galaxy. That, not 1 % of the error, is how near one can come.
+    used here are fits to it, good to 0.01 px; shifting every exposure by 0.01 px per axis moves the
+    flux by about 1 % of its error on Eris and 2.6 % on VV39, which lies on a galaxy and whose
+    detection is 40 pixels from the edge of a CCD. That, not 1 % of the error, is how near one can
+    come on VV39.
     """
     exposures, source = request.getfixturevalue(target)
     flux, error, chi2, pixels, parameters = PUBLISHED[target]
@@ -75,9 +76,9 @@ def test_published_geometry(target, request, rng):
     # what 0.01 px does: 0.9 % and 2.6 % of the error (24 trials: 15 % of that)
     share = {"eris": 0.009, "vv39": 0.026}[target]
     assert spread[0] / error == pytest.approx(share, rel=0.5)
-    assert abs(result.flux()[0] - flux) < 3 * share * error
-    assert result.flux()[1] == pytest.approx(error, rel=2.5e-3)
-    assert result.chi2 == pytest.approx(chi2, abs=1.0)
+    assert abs(result.flux()[0] - flux) < {"eris": 0.01, "vv39": 2 * share}[target] * error
+    assert result.flux()[1] == pytest.approx(error, rel=1e-3)
+    assert result.chi2 == pytest.approx(chi2, abs=0.15)
     assert result.n_pixels.sum() == pixels
     assert result.n_parameters == parameters
 
@@ -189,16 +190,17 @@ def test_rendering_beside_galsim(eris):
         profile = galsim.InterpolatedImage(
             samples, x_interpolant=galsim.Lanczos(3), use_true_center=False, flux=1.0
         )
-        wcs = galsim.JacobianWCS(*(0.3 * table.matrix).ravel())
         box = exposure.box
-        image = galsim.Image(
-            galsim.BoundsI(box.x_min, box.x_max, box.y_min, box.y_max), wcs=wcs, dtype=float
-        )
         worst = 0.0
         for dx, dy in ((0.0, 0.0), (0.31, -0.47), (3.2, 4.9)):
+            there = local_matrices(exposure.psf, np.array([x + dx]), np.array([y + dy]))
+            image = galsim.Image(
+                galsim.BoundsI(box.x_min, box.x_max, box.y_min, box.y_max),
+                wcs=galsim.JacobianWCS(*(0.3 * there[0]).ravel()), dtype=float,
+            )  # fmt: skip
             at = galsim.PositionD(x + dx, y + dy)
             profile.drawImage(image, center=at, method="no_pixel")
-            mine = table.render(np.array([x + dx]), np.array([y + dy]), box)[0]
+            mine = table.render(np.array([x + dx]), np.array([y + dy]), box, there)[0]
             worst = max(worst, np.abs(mine - image.array).max() / image.array.max())
         print(f"beside GalSim: {worst:.1e} of the peak")
         assert worst < 1e-5

@@ -126,6 +126,9 @@ def test_standards_must_be_there() -> None:
         calibrate_fibres(sim.frame, {"star 99": sim.standards["star 1"]}, sim.library)
     with pytest.raises(MissingDataError, match="No standard star was given"):
         calibrate_fibres(sim.frame, {}, sim.library)
+    one = sim.standards["star 1"]
+    with pytest.raises(PogsonValueError, match="given twice"):
+        calibrate_fibres(sim.frame, [("star 1", one), (0, one)], sim.library)
 
 
 def _sdss() -> Path:

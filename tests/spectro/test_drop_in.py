@@ -143,6 +143,42 @@ def test_scale_error_follows_the_bands() -> None:
     )
 
 
+def test_history_has_every_star(sim: FibreSimulation) -> None:
+    meta = {"fiber_id": 1, "teff": 6000.0, "logg": 4.0, "feh": -1.0, "rv_kms": 5.0}
+    given = [
+        CalibrationVector(
+            LAM, np.full(LAM.size, 1e-17), np.full(LAM.size, 1e-38),
+            meta=meta | {"star_name": name, "scale_factor": 2.0},
+        )
+        for name in ("one", "two", "three")
+    ]  # fmt: skip
+    result = combine_calibration_vectors(given)
+    ones = np.ones(LAM.size)
+    for header in ({}, fits.Header()):
+        _, _, updates = apply_flux_calibration(ones, ones, result, header)
+        assert [line.split()[1] for line in updates["HISTORY"]] == [
+            "star=one", "star=two", "star=three",
+        ]  # fmt: skip
+        assert "star=one" in str(header["HISTORY"])
+        assert "star=three" in str(header["HISTORY"])
+
+
+def test_residuals_of_bands_have_no_nan(sim: FibreSimulation) -> None:
+    """A band beyond the models and one without a magnitude are left out, not kept as NaN."""
+    p = sim.standards["star 1"]
+    names = (*p.filter_names, "2mass_j", "sdss_r")
+    photometry = Photometry(
+        names, [*p.magnitudes, 14.0, np.nan], [*p.mag_errors, 0.02, 0.02], dict(p.meta)
+    )
+    v = compute_calibration_vector_for_star(
+        sim.frame.spectrum(0), photometry, sim.library, load_filter_curves(names),
+        2.3548 * sim.frame.lsf_sigma, star_name="star 1",
+    )  # fmt: skip
+    residuals = v.meta["band_residuals"]
+    assert set(residuals) == set(p.filter_names)
+    assert np.all(np.isfinite(list(residuals.values())))
+
+
 def test_combining_nothing_or_unknown() -> None:
     with pytest.raises(PogsonValueError, match="at least one"):
         combine_calibration_vectors([])

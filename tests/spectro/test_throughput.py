@@ -132,7 +132,8 @@ def test_one_star_has_honest_errors(rng: np.random.Generator) -> None:
     one = solve_response([star("a", rng, 50.0)])
     four = solve_response([star(f"s{i}", rng, 50.0) for i in range(4)])
     assert np.all(one.template_error(LAM) > 0.01)
-    assert np.median(four.template_error(LAM)) < 0.7 * np.median(one.template_error(LAM))
+    # 0.8 % of each star averages down, 0.65 % of all does not
+    assert np.median(four.template_error(LAM)) < 0.8 * np.median(one.template_error(LAM))
     assert np.isnan(one.grey_scatter)
 
 

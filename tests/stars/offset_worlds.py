@@ -8,12 +8,19 @@ draws exact for Gaussian errors in flux and parallax.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri
 
-from pogson.stars import StellarGrid, simulated_grid
+from pogson.stars import (
+    ExtinctionPrior,
+    GalacticPrior,
+    StarPriors,
+    StellarGrid,
+    draw_stars,
+    simulated_grid,
+)
 from pogson.stars.calibrate import StarDraws
 from pogson.stars.photometry_table import StarPhotometry
 from pogson.streams import stream
@@ -129,7 +136,8 @@ class World:
         f, df = _inside(mu_d, *MU)
         g, dg = _inside(av_d, 0.0, AV_MAX)
         controls = np.stack([f * by_mu + df, g * by_av + dg], axis=2)
-        return model, log_w, controls
+        along = [-_LN * f[..., None] * np.ones_like(model), -_LN * g[..., None] * a[k]]
+        return model, log_w, controls, np.stack(along, axis=2)
 
 
 def _inside(x, lo, hi):
@@ -137,6 +145,38 @@ def _inside(x, lo, hi):
     p, q, s = (x - lo), (hi - x), 0.05 * (hi - lo)
     f, g = p / (p + s), q / (q + s)
     return f * g, s / (p + s) ** 2 * g - f * s / (q + s) ** 2
+
+
+@dataclass(frozen=True)
+class Nearby(GalacticPrior):
+    """The Galactic prior times a smooth limit of distance, as of a survey's volume."""
+
+    reach: float = 2.0  # kpc
+
+    def log_density(self, distance_kpc, l, b):  # noqa: E741
+        return (
+            super().log_density(distance_kpc, l, b) - (np.asarray(distance_kpc) / self.reach) ** 4
+        )
+
+
+# metallicities, ages and masses of the Galaxy; extinction known to 0.1 mag
+PRIORS = StarPriors(distance=Nearby(), extinction=ExtinctionPrior(0.3, 0.1, 0.0, 2.0))
+
+
+def observed_from_prior(grid, n, seed, *, error=0.03, outliers=0.0):
+    """Stars drawn from `PRIORS`, parallaxes to 0.02-0.05 mas, offsets `OFFSETS` to be found.
+
+    A share ``outliers`` of the stars has one band too bright by half. Returns where, too.
+    """
+    rng = stream(seed, "observed from prior")
+    stars, _ = draw_stars(
+        grid, n, rng, priors=PRIORS, error=error, parallax_error=(0.02, 0.05), offsets=1 / OFFSETS
+    )
+    hit = np.zeros(stars.flux.shape, bool)
+    rows = np.flatnonzero(rng.random(n) < outliers)
+    hit[rows, rng.integers(0, hit.shape[1], len(rows))] = True
+    factor = np.where(hit, 1.5, 1.0)
+    return replace(stars, flux=stars.flux * factor, flux_err=stars.flux_err * factor), hit
 
 
 def small_world(n_models=2000, draws=300) -> World:

@@ -301,6 +301,26 @@ def test_fixed_rv_floors_and_poor_fits() -> None:
     assert np.all(fit_stars(grid, broken, seed=1).flags & StarFlag.POOR_FIT)
 
 
+def test_error_of_the_extinction_formula_joins_the_floor() -> None:
+    grid, stars = plain(2)
+    with pytest.raises(MissingDataError, match="fit_error_scale needs"):
+        fit_stars(grid, stars, seed=1, config=FitConfig(fit_error_scale=1.0))
+    error = np.broadcast_to(np.arange(1, 9) * np.float32(0.01), (grid.n_models, 8))
+    with_error = StellarGrid(
+        grid.coefficients, grid.bands, grid.labels, grid.predictions, fit_error=error
+    )
+    # the same error in every model: the same as a floor of that many magnitudes, band by band
+    floors = dict(zip(grid.bands, np.hypot(0.02, 0.5 * 0.4 * np.log(10) * error[0]), strict=True))
+    one = fit_stars(
+        with_error, stars, seed=1, config=FitConfig(fit_error_scale=0.5, error_floor=0.02)
+    )
+    two = fit_stars(grid, stars, seed=1, config=FitConfig(error_floor=floors))
+    np.testing.assert_allclose(one.av, two.av, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(one.provenance["error_floors"], list(floors.values()), rtol=1e-6)
+    with pytest.raises(PogsonValueError, match="fit_error_scale"):
+        FitConfig(fit_error_scale=-1.0)
+
+
 def test_metal_free_prior_can_be_switched_off() -> None:
     grid, stars = plain(1)
     off = StarPriors(distance=GalacticPrior(metallicity=False, age=False))

@@ -67,6 +67,28 @@ def test_negative_fluxes_and_limits_are_kept() -> None:
     np.testing.assert_allclose(limit.flux_err, 1e-9 / 3.0)
 
 
+def test_parallaxes_say_their_unit() -> None:
+    stars = [[1e-6], [1e-6], [1e-6]], [[1e-8], [1e-8], [1e-8]]
+    plx, err = [0.00118, 0.0, -0.0004], [0.0003, 1e10, 0.0005]  # arcsec; 1e10: none
+    with pytest.raises(PogsonValueError, match=r"look like arcseconds.*parallax_unit='arcsec'"):
+        StarPhotometry.from_fluxes(*stars, bands=["g"], parallax=plx, parallax_err=err)
+    for unit, values in (("arcsec", (plx, err)), ("mas", (plx * u.arcsec, err * u.arcsec))):
+        got = StarPhotometry.from_fluxes(
+            *stars, bands=["g"], parallax=values[0], parallax_err=values[1], parallax_unit=unit
+        )
+        np.testing.assert_allclose(got.parallax, [1.18, np.nan, -0.4])
+        np.testing.assert_allclose(got.parallax_err, [0.3, np.nan, 0.5])
+    table = {"g": [15.0] * 3, "e": [0.1] * 3, "p": plx, "pe": err}
+    got = StarPhotometry.from_table(
+        table, {"g": ("g", "e")}, parallax=("p", "pe"), parallax_unit="arcsec"
+    )
+    np.testing.assert_allclose(got.parallax, [1.18, np.nan, -0.4])
+    with pytest.raises(UnitMismatchError, match="parallaxes"):
+        StarPhotometry.from_fluxes(
+            *stars, bands=["g"], parallax=plx, parallax_err=err, parallax_unit="kpc"
+        )
+
+
 def test_table_columns_and_flags() -> None:
     table = {"g": [15.0, -999.0], "e": [0.1, 0.1], "p": [1.0, np.nan], "pe": [0.1, 0.1]}
     stars = StarPhotometry.from_table(table, {"g": ("g", "e")}, parallax=("p", "pe"))
@@ -94,7 +116,9 @@ def test_real_catalogue_with_its_sentinels(shared_data) -> None:
     assert len(stars) == 1585
     mags = np.column_stack([data[v] for v, _ in columns.values()])
     errs = np.column_stack([data[e] for _, e in columns.values()])
-    assert int(np.isfinite(mags).all(axis=1).sum()) >= 1174
+    assert int(np.isfinite(mags).all(axis=1).sum()) == 1174
+    # 15 of those have a 2MASS magnitude without an error: an upper limit on the flux
+    assert int((np.isfinite(mags).all(axis=1) & stars.observed.all(axis=1)).sum()) == 1159
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(mags) & (mags > 1.0) & (mags < 90.0) & (errs > 0.0) & (errs < 9.0)
     assert np.array_equal(stars.observed, usable)

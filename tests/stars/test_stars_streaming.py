@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -13,7 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pogson.errors import CalibrationError, PogsonTypeError, ReferenceMismatchError
+from pogson.errors import (
+    CalibrationError,
+    FileFormatError,
+    PogsonTypeError,
+    ReferenceMismatchError,
+)
 from pogson.parallel import get_executor
 from pogson.stars import (
     FitConfig,
@@ -51,6 +57,79 @@ def test_parts_are_the_whole(tmp_path: Path) -> None:
     sources = [functools.partial(part, 0, 10), functools.partial(part, 10, 24)]
     path = fit_catalog(grid, sources, tmp_path / "b.parquet", seed=2, config=CONFIG)
     assert read_posteriors(path) == whole
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes", "dask"])
+def test_every_executor_makes_the_same_file(tmp_path: Path, kind: str) -> None:
+    stars = catalogue(8)
+    grid = tmp_path / "grid.h5"
+    write_grid(simulated_grid(), grid)
+    fit_catalog(grid, stars, tmp_path / "serial.parquet", seed=2, config=CONFIG, chunk_size=4)
+    options = {"seed": 2, "config": CONFIG, "chunk_size": 4}
+    path = tmp_path / "other.parquet"
+    if kind == "dask":
+        distributed = pytest.importorskip("distributed")
+        with (
+            distributed.LocalCluster(
+                n_workers=1, threads_per_worker=1, dashboard_address=":0", processes=True
+            ) as cluster,
+            get_executor(kind="dask", scheduler=cluster.scheduler_address) as executor,
+        ):
+            fit_catalog(grid, stars, path, executor=executor, **options)
+    else:
+        with get_executor(2, kind=kind) as executor:  # type: ignore[arg-type]
+            fit_catalog(grid, stars, path, executor=executor, **options)
+    assert path.read_bytes() == (tmp_path / "serial.parquet").read_bytes()
+
+
+def no_space(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    grid, stars, path = simulated_grid(), catalogue(), tmp_path / "a.parquet"
+    options = {"seed": 2, "config": CONFIG, "chunk_size": 6}
+    write, calls = pq.write_table, []
+
+    def filling(table: object, where: object, **kwargs: object) -> None:
+        calls.append(where)
+        write(table, where, **kwargs)
+        if len(calls) > 2:
+            with open(str(where), "r+b") as f:  # half a file is on the disk by then
+                f.truncate(100)
+            no_space()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", filling)
+        with pytest.raises(CalibrationError, match=r"2 of 4 parts failed.*No space left"):
+            fit_catalog(grid, stars, path, **options)
+    parts = tmp_path / "a.parquet.parts"
+    assert sorted(p.name for p in parts.iterdir()) == [
+        "part-000000.parquet", "part-000001.parquet", "plan.json",
+    ]  # fmt: skip
+    done: list[object] = []
+    one_table, tables = pq.ParquetWriter.write_table, []
+
+    def full_at_the_end(self: object, table: object, *args: object, **kwargs: object) -> None:
+        tables.append(table)
+        if len(tables) > 4:  # two parts, and two of those joined
+            no_space()
+        one_table(self, table, *args, **kwargs)
+
+    with monkeypatch.context() as patch:  # full again while the parts are joined
+        patch.setattr(pq.ParquetWriter, "write_table", full_at_the_end)
+        with pytest.raises(FileFormatError, match="No space left"):
+            fit_catalog(grid, stars, path, progress=done.append, **options)
+    assert len(done) == 2
+    assert not path.exists()
+    assert len(list(parts.glob("part-*.parquet"))) == 4
+    fit_catalog(grid, stars, path, progress=done.append, **options)
+    assert len(done) == 2  # nothing fitted twice
+    whole = fit_catalog(grid, stars, tmp_path / "b.parquet", **options)
+    assert path.read_bytes() == whole.read_bytes()
+    assert not parts.exists()
 
 
 def test_processes_read_the_grid_from_its_file(tmp_path: Path) -> None:

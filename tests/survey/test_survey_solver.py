@@ -147,6 +147,35 @@ def test_schur_complement_of_any_survey(seed, exposures, detectors, stars):
         np.testing.assert_allclose(blocks.vector, b, atol=1e-7 * (abs(b).max() + 1))
 
 
+@pytest.mark.parametrize("tile", [1, 7, 40, 1000])
+def test_sums_do_not_depend_on_the_tiles_of_the_matrix(monkeypatch, tile):
+    from pogson.survey import normal
+
+    obs, _ = make(120, 9, 5, np.random.default_rng(SEED), references=0.3)
+    terms = [ExposurePolynomial(order=2, frame="detector", constant=True), ExposureZeroPoint()]
+    model = Model(terms, obs.tables)
+    monkeypatch.setattr(normal, "_DENSE", 0)
+    one = accumulate(model, obs)
+    monkeypatch.setattr(normal, "_TILE", tile)
+    other = accumulate(model, obs, threads=2)
+    np.testing.assert_array_equal(np.triu(other.matrix), np.triu(one.matrix))
+    np.testing.assert_array_equal(other.vector, one.vector)
+    # against the sums written out star by star
+    d, w = model.design(obs), Weighting().weights(obs)
+    V = np.zeros((len(obs), model.size))
+    for t in range(d.width.size):
+        for j in range(d.width[t]):
+            c = d.column[t]
+            v = d.constant[t] if c < 0 else d.values[:, c + j]
+            V[np.arange(len(obs)), d.base[:, t] + j] = v
+    S = (V * w[:, None]).T @ V
+    w_ref = Weighting().reference_weights(obs)[0]
+    for s in range(len(obs.stars)):
+        u = w[obs.star == s] @ V[obs.star == s]
+        S -= np.outer(u, u) / (w[obs.star == s].sum() + w_ref[s])
+    np.testing.assert_allclose(np.triu(one.matrix), np.triu(S), atol=1e-9 * np.abs(S).max())
+
+
 @pytest.mark.parametrize("name", ["grey", "sum"])
 def test_sums_are_equal_to_the_bit_for_any_threads(name):
     obs, _ = make(3000, 5, 4, np.random.default_rng(SEED))

@@ -25,8 +25,13 @@ EXIT_INTERRUPTED = 130
 _COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("pogson.cli.run", "Calibrate exposures: measure, zero points, catalogues, report."),
     "demo": ("pogson.cli.demo", "Simulate a small survey and calibrate it; compare with truth."),
+    "solve": ("pogson.cli.solve", "One calibration of all exposures from the stars they share."),
     "inject": ("pogson.cli.inject", "Put synthetic sources into a calibrated image."),
+    "image": ("pogson.cli.image", "Change the state of images, fit backgrounds, resample, add."),
     "scene": ("pogson.cli.scene", "Measure moving objects, transients, binaries over a scene."),
+    "stars": ("pogson.cli.stars", "Fit stars with model grids: distances, extinctions, types."),
+    "offsets": ("pogson.cli.offsets", "Offsets of photometric bands against stellar models."),
+    "fluxcal": ("pogson.cli.fluxcal", "Flux-calibrate fibre spectra with their standard stars."),
     "report": ("pogson.cli.report", "Write the HTML report of a finished run again."),
     "inspect": ("pogson.cli.inspect", "Say in words or JSON what a file's numbers mean."),
     "data": ("pogson.cli.data", "List, fetch and find the real data sets used in examples."),

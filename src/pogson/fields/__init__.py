@@ -11,6 +11,7 @@ from pogson.fields.constant import ConstantField
 from pogson.fields.grid import GridField
 from pogson.fields.persistence import field_from_dict, read_field, register_kind, write_field
 from pogson.fields.pixel_area import PixelAreaField
+from pogson.fields.table import TableField
 
 __all__ = [
     "Box",
@@ -22,6 +23,7 @@ __all__ = [
     "ProductField",
     "QuotientField",
     "SumField",
+    "TableField",
     "field_from_dict",
     "read_field",
     "register_kind",

@@ -274,6 +274,10 @@ class Field(ABC):
         """Return positions along x and y where one polynomial piece ends and the next begins."""
         return np.empty(0), np.empty(0)
 
+    def _texture(self) -> float | None:
+        """Return the scale in pixels of kinks that run in any direction, None without such."""
+        return None
+
     def _integral(self, box: Box) -> float:
         """Integrate over the box."""
         from pogson.fields.quadrature import integrate

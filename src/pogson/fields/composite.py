@@ -102,6 +102,9 @@ class ProductField(Field):
     def _breaks(self) -> tuple[np.ndarray, np.ndarray]:
         return merged_breaks(self._factors)
 
+    def _texture(self) -> float | None:
+        return finest_texture(self._factors)
+
     def _integral(self, box: Box) -> float:
         varying = [f for f in self._factors if not isinstance(f, ConstantField)]
         if len(varying) != 1:
@@ -218,6 +221,9 @@ class QuotientField(Field):
     def _breaks(self) -> tuple[np.ndarray, np.ndarray]:
         return merged_breaks((self._numerator, self._denominator))
 
+    def _texture(self) -> float | None:
+        return finest_texture((self._numerator, self._denominator))
+
     def with_box(self, box: Box) -> QuotientField:
         """Return the same quotient on a smaller box.
 
@@ -319,6 +325,9 @@ class SumField(Field):
     def _breaks(self) -> tuple[np.ndarray, np.ndarray]:
         return merged_breaks(self._terms)
 
+    def _texture(self) -> float | None:
+        return finest_texture(self._terms)
+
     def _integral(self, box: Box) -> float:
         return sum(term._integral(box) for term in self._terms)
 
@@ -363,6 +372,12 @@ def common(fields: Iterable[Field], what: str) -> tuple[Field, ...]:
     for part in parts[1:]:
         box = box.intersection(part.box)
     return tuple(part if part.box == box else part.with_box(box) for part in parts)
+
+
+def finest_texture(fields: Iterable[Field]) -> float | None:
+    """Smallest scale of kinks of some fields, None without such."""
+    found = [t for t in (field._texture() for field in fields) if t is not None]
+    return min(found, default=None)
 
 
 def merged_breaks(fields: Iterable[Field]) -> tuple[np.ndarray, np.ndarray]:

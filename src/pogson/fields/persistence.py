@@ -22,6 +22,7 @@ from pogson.fields.composite import ProductField, QuotientField, SumField
 from pogson.fields.constant import ConstantField
 from pogson.fields.grid import GridField
 from pogson.fields.pixel_area import PixelAreaField
+from pogson.fields.table import TableField
 from pogson.units import parse_unit
 
 __all__ = ["field_from_dict", "read_field", "register_kind", "write_field"]
@@ -36,6 +37,7 @@ _KINDS: dict[str, type[Field]] = {
         ProductField,
         QuotientField,
         SumField,
+        TableField,
     )
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pogson.formats.catalogs import read_catalog, write_catalog
+    from pogson.formats.coadd_files import read_coadd, write_coadd
     from pogson.formats.exposures import read_exposure, sniff_instrument, write_exposure
     from pogson.formats.flat_files import read_chromatic_flat, write_chromatic_flat
     from pogson.formats.inspection import Inspection, inspect_file
@@ -37,13 +38,17 @@ if TYPE_CHECKING:
     from pogson.formats.reference import ReferenceCatalog, read_reference_catalog
     from pogson.formats.spectra_desi import read_desi_frame
     from pogson.formats.spectra_sdss import read_sdss_coadd, read_sdss_exposures
+    from pogson.formats.spectra_sdss_frame import read_sdss_frame
     from pogson.formats.spectra_table import from_specutils, read_fibre_spectra
     from pogson.formats.spectra_write import write_calibrated_spectra
+    from pogson.formats.spectrum_words import spectrum_from_words
     from pogson.formats.stamps import read_sky_header, read_stamp
 
 _WHERE = {
     "read_catalog": "catalogs",
     "write_catalog": "catalogs",
+    "read_coadd": "coadd_files",
+    "write_coadd": "coadd_files",
     "read_exposure": "exposures",
     "sniff_instrument": "exposures",
     "write_exposure": "exposures",
@@ -73,10 +78,12 @@ _WHERE = {
     "read_piff": "piff",
     "read_sdss_coadd": "spectra_sdss",
     "read_sdss_exposures": "spectra_sdss",
+    "read_sdss_frame": "spectra_sdss_frame",
     "read_desi_frame": "spectra_desi",
     "from_specutils": "spectra_table",
     "read_fibre_spectra": "spectra_table",
     "write_calibrated_spectra": "spectra_write",
+    "spectrum_from_words": "spectrum_words",
     "read_sky_header": "stamps",
     "read_stamp": "stamps",
 }
@@ -92,6 +99,7 @@ __all__ = [
     "load_instrument",
     "read_catalog",
     "read_chromatic_flat",
+    "read_coadd",
     "read_desi_frame",
     "read_exposure",
     "read_fibre_spectra",
@@ -111,12 +119,15 @@ __all__ = [
     "read_reference_catalog",
     "read_sdss_coadd",
     "read_sdss_exposures",
+    "read_sdss_frame",
     "read_sky_header",
     "read_stamp",
     "sniff_instrument",
+    "spectrum_from_words",
     "write_calibrated_spectra",
     "write_catalog",
     "write_chromatic_flat",
+    "write_coadd",
     "write_exposure",
     "write_psfex",
 ]

@@ -267,7 +267,7 @@ def _read_parquet(path: Path) -> Table:
     metadata = arrow.schema.metadata or {}
     columns = {}
     for name in arrow.column_names:
-        columns[name] = _from_arrow(arrow.column(name), arrow.schema.field(name))
+        columns[name] = column_from_arrow(arrow.column(name), arrow.schema.field(name))
     table = Table(columns)
     if b"pogson" not in metadata:
         return table
@@ -281,7 +281,7 @@ def _read_parquet(path: Path) -> Table:
     return _restore(table, description)
 
 
-def _from_arrow(chunked: Any, field: Any) -> Any:
+def column_from_arrow(chunked: Any, field: Any) -> Any:
     """Return a Column or MaskedColumn for an Arrow column, foreign files included."""
     import pyarrow as pa
     from astropy.table import Column, MaskedColumn
@@ -340,14 +340,18 @@ def _read_fits(path: Path, hdu: Any = None) -> Table:
         if not tables:
             raise FileFormatError(f"{path} has no table; it has {len(hdus)} image extensions.")
         index = tables[0] if hdu is None else hdus.index_of(hdu)
-        table = Table.read(hdus[index], mask_invalid=False)
-        for name in table.colnames:
-            column = table[name]
-            if column.dtype.kind == "S":
-                table[name] = np.char.decode(np.asarray(column), "utf-8", "replace")
-            elif not column.dtype.isnative:
-                table[name] = column.astype(column.dtype.newbyteorder("="))
-        return table
+        return plain_columns(Table.read(hdus[index], mask_invalid=False))
+
+
+def plain_columns(table: Table) -> Table:
+    """Return a table as read from FITS with text for bytes, in this machine's byte order."""
+    for name in table.colnames:
+        column = table[name]
+        if column.dtype.kind == "S":
+            table[name] = np.char.decode(np.asarray(column), "utf-8", "replace")
+        elif not column.dtype.isnative:
+            table[name] = column.astype(column.dtype.newbyteorder("="))
+    return table
 
 
 def _write_ecsv(path: Path, table: Table, description: dict[str, Any]) -> None:

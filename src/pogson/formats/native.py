@@ -241,12 +241,21 @@ def _check_sum(hdu: Any, path: Any) -> None:
         )
 
 
-def _plane(hdus: Any, name: str, dtype: Any, box: Box, path: Any) -> np.ndarray:
+def _plane(
+    hdus: Any, name: str, dtype: Any, box: Box, path: Any, part: Box | None = None
+) -> np.ndarray:
     if name not in hdus:
         raise MissingDataError(f"{os.fspath(path)} has no extension {name}.")
     hdu = hdus[name]
-    _check_sum(hdu, path)
-    data = pixels(hdu, path, name)
+    if part is not None and hdu.shape == box.shape:
+        # the sum is of all pixels, which are not read here
+        rows, columns = part.slices(box)
+        data = np.asarray(hdu.section[rows])[:, columns]  # whole rows lie together in the file
+        data = np.ascontiguousarray(data, data.dtype.newbyteorder("="))
+        box = part
+    else:
+        _check_sum(hdu, path)
+        data = pixels(hdu, path, name)
     if data.shape != box.shape:
         raise FileFormatError(
             f"{os.fspath(path)}: {name} has shape {data.shape}, its description says {box.shape}."
@@ -260,7 +269,10 @@ def _plane(hdus: Any, name: str, dtype: Any, box: Box, path: Any) -> np.ndarray:
 
 
 def read_native(
-    path: str | os.PathLike[str], *, flat: ChromaticFlat | FlatFactors | None = None
+    path: str | os.PathLike[str],
+    *,
+    flat: ChromaticFlat | FlatFactors | None = None,
+    box: Box | None = None,
 ) -> Exposure:
     """Read an exposure written by `write_native`, equal to what was written.
 
@@ -271,6 +283,8 @@ def read_native(
     flat : ChromaticFlat or FlatFactors, optional
         The flat that the image was divided by, where it is too large to be kept with the image.
         Without it the exposure has no ``flattening``, only the name ``flattening_sed``.
+    box : Box, optional
+        Read only this part, which must lie inside the image; its pixels alone are held in memory.
 
     Returns
     -------
@@ -283,21 +297,29 @@ def read_native(
     MissingDataError
         If it is not a pogson exposure; or if its background is for another spectrum than the image
         and the flat is not given.
+    BoundsError
+        If ``box`` is not inside the image.
     """
     from pogson.images import Exposure, MaskBits
 
     with open_fits(path) as hdus:
         data = _description(hdus, path)
-        box = Box(*data["box"])
-        image = _plane(hdus, "SCI", np.float32, box, path)
-        variance = _plane(hdus, "VARIANCE", np.float32, box, path) if data["has_variance"] else None
-        mask = _plane(hdus, "MASK", np.uint32, box, path) if data["has_mask"] else None
+        whole = Box(*data["box"])
+        part = None if box is None or box == whole else box
+        at = (whole, path, part)
+        image = _plane(hdus, "SCI", np.float32, *at)
+        variance = _plane(hdus, "VARIANCE", np.float32, *at) if data["has_variance"] else None
+        mask = _plane(hdus, "MASK", np.uint32, *at) if data["has_mask"] else None
+        ratio, background = _field(data["area_ratio"]), _background(data, flat)
+        if part is not None:
+            ratio = None if ratio is None else ratio.with_box(part)
+            background = None if background is None else background.with_box(part)
         return Exposure(
             image=image,
             variance=variance,
             mask=mask,
             mask_bits=MaskBits(data["mask_bits"], data.get("mask_docs") or {}),
-            box=box,
+            box=whole if part is None else part,
             unit=data["unit"],
             measure=data["measure"],
             sky=_sky(data["sky"]),
@@ -305,9 +327,9 @@ def read_native(
             photo_calib=_photo_calib(data["photo_calib"]),
             bandpass=data["bandpass"],
             flattening_sed=data["flattening_sed"],
-            area_ratio=_field(data["area_ratio"]),
+            area_ratio=ratio,
             flattening=_flattening(data, flat),
-            background=_background(data, flat),
+            background=background,
             background_subtracted=data["background_subtracted"],
             exposure_id=data["exposure_id"],
             detector=data["detector"],

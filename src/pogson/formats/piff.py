@@ -25,9 +25,9 @@ from pogson.errors import (
 from pogson.fields import Box
 from pogson.formats.fits_access import open_fits
 from pogson.psf import PixelGridPSF, PsfNormalization, SkyFrame
-from pogson.psf.frames import gnomonic
 from pogson.psf.pixel_grid import polynomial_powers
 from pogson.sky import FitsSkyMap, SkyMap
+from pogson.sky.geometry import gnomonic
 
 __all__ = ["fit_sky_map", "read_piff"]
 

@@ -152,7 +152,7 @@ def read_desi_frame(path: str | os.PathLike[str]) -> FibreSpectra:
             names=labels["names"],
             meta={
                 "camera": str(header.get("CAMERA", "")).strip().lower(),
-                "standard": labels["standard"],
+                **{k: labels[k] for k in ("standard", "ra", "dec") if k in labels},
                 "source": Path(path).name,
             },
         )
@@ -174,4 +174,7 @@ def _labels(hdus: Any, n: int) -> dict[str, Any]:
     if "DESI_TARGET" in columns:
         bits = (1 << 33) | (1 << 34) | (1 << 35)
         out["standard"] = (np.asarray(table["DESI_TARGET"], np.int64) & bits) != 0
+    if {"TARGET_RA", "TARGET_DEC"} <= columns:
+        out["ra"] = np.asarray(table["TARGET_RA"], np.float64)
+        out["dec"] = np.asarray(table["TARGET_DEC"], np.float64)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from pogson.errors import FileFormatError, PogsonValueError, UnitMismatchError, choices
 from pogson.formats.fits_access import describe_hdus, merged_header, open_fits, reading
+from pogson.formats.spectra_targets import fibre_labels, table_labels
 from pogson.spectro import FibreSpectra, PixelMask
 
 __all__ = ["from_specutils", "read_fibre_spectra"]
@@ -128,20 +130,26 @@ def read_fibre_spectra(
         with open_fits(path) as hdus:
             parts = _read_hdus(hdus, path)
     if isinstance(parts, FibreSpectra):
-        return parts
+        given = {"exposure_time": exposure_time, "airmass": airmass}
+        known = {k: float(v) for k, v in given.items() if v is not None}
+        return replace(parts, **known) if known else parts  # type: ignore[arg-type]
     parts["medium"] = _medium(parts.pop("said"), medium, path)
+    meta: dict[str, Any] = {k: parts.pop(k) for k in ("ra", "dec", "standard") if k in parts}
     for name, value in (("exposure_time", exposure_time), ("airmass", airmass)):
         if value is not None:
             parts[name] = float(value)
-    return FibreSpectra(**parts, meta={"source": path.name})
+    return FibreSpectra(**parts, meta={**meta, "source": path.name})
 
 
 def _read_hdus(hdus: Any, path: Path) -> Any:
     from pogson.formats.spectra_desi import is_desi_frame, read_desi_frame
     from pogson.formats.spectra_sdss import is_sdss_spectrum
+    from pogson.formats.spectra_sdss_frame import is_sdss_frame, read_sdss_frame
 
     if is_desi_frame(hdus):
         return read_desi_frame(path)
+    if is_sdss_frame(hdus):
+        return read_sdss_frame(path)
     if is_sdss_spectrum(hdus):
         raise FileFormatError(
             f"{path} is an SDSS spectrum; read_sdss_exposures gives its exposures as frames and "
@@ -155,7 +163,8 @@ def _read_hdus(hdus: Any, path: Path) -> Any:
             images["counts"] = images[name]
     counts = next((images[n] for n in _COUNTS if n in images), None)
     if counts is not None:
-        return _from_images(images, counts, merged_header(hdus, counts), path)
+        parts = _from_images(images, counts, merged_header(hdus, counts), path)
+        return parts | fibre_labels(hdus, parts["counts"].shape[0], path)
     for hdu in hdus[1:]:
         if getattr(hdu, "columns", None) is not None:
             header = merged_header(hdus, hdu)
@@ -259,12 +268,17 @@ def _from_columns(
     for key, names in optional.items():
         found = next((n for n in names if n in data), None)
         columns |= {} if found is None else {key: data[found]}
-    fibre = next((n for n in ("fibre", "fiber", "fiberid", "fiber_id") if n in data), None)
-    ids = None
-    if fibre is not None and np.ndim(columns[values]) == 1:
-        ids, columns = _by_fibre(data[fibre], columns, path)
-    elif fibre is not None:
-        ids = np.asarray(data[fibre]).astype(int)
+    labels = table_labels(data) if "fibre_ids" in table_labels(data) else {}
+    if labels and np.ndim(columns[values]) == 1:
+        first, columns = _by_fibre(labels["fibre_ids"], columns, path)
+        labels = {k: _pick(v, first) for k, v in labels.items()}
+    elif np.ndim(columns[name]) == 1 and np.ndim(columns[values]) == 2:
+        # one row a pixel, as specutils writes spectra that share their wavelengths
+        columns = {n: np.asarray(v).T if np.ndim(v) == 2 else v for n, v in columns.items()}
+        labels = {}
+    if kind == "uncertainty":
+        kind = _uncertainty(units[kind], units[values])
+        columns[kind] = columns.pop("uncertainty")
     lam = np.asarray(columns[name], np.float64)
     lam = 10.0**lam if name == "loglam" else lam * _to_angstrom(units[name], path)
     said = header.get("AIRORVAC", header.get("MEDIUM"))
@@ -281,17 +295,34 @@ def _from_columns(
         "lsf_sigma": columns.get("lsf_sigma"),
         "exposure_time": float(header.get("EXPTIME", np.nan)),
         "airmass": float(header.get("AIRMASS", np.nan)),
-        "fibre_ids": ids,
+        **labels,
         "unit": _unit(units[values], path),
         "said": said,
     }
+
+
+def _pick(values: Any, index: np.ndarray) -> Any:
+    if isinstance(values, tuple):
+        return tuple(values[i] for i in index)
+    return np.asarray(values)[index]
+
+
+def _uncertainty(unit: Any, of: Any) -> str:
+    """Return what a column "uncertainty" is, from its unit beside that of the counts."""
+    try:
+        powers = {1: "error", 2: "variance", -2: "ivar"}
+        one, other = u.Unit(of or ""), u.Unit(unit or "")
+        found = [word for power, word in powers.items() if other == one**power]
+    except ValueError:
+        found = []
+    return found[0] if found else "error"
 
 
 def _by_fibre(
     fibre: np.ndarray, columns: dict[str, np.ndarray], path: Path
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return columns of a long table as (n_fibre, n_pixel) arrays."""
-    ids, count = np.unique(fibre, return_counts=True)
+    ids, first, count = np.unique(fibre, return_index=True, return_counts=True)
     if np.unique(count).size != 1:
         raise FileFormatError(
             f"{path}: the fibres have different numbers of pixels ({count.min()} to "
@@ -299,7 +330,7 @@ def _by_fibre(
         )
     order = np.argsort(fibre, kind="stable")
     shape = (ids.size, int(count[0]))
-    return ids.astype(int), {n: np.asarray(v)[order].reshape(shape) for n, v in columns.items()}
+    return first, {n: np.asarray(v)[order].reshape(shape) for n, v in columns.items()}
 
 
 def from_specutils(spectrum: Any, *, medium: str | None = None, **known: Any) -> FibreSpectra:

@@ -33,6 +33,7 @@ def write_calibrated_spectra(
     components: Mapping[str, Any] | None = None,
     keywords: Mapping[str, Any] | None = None,
     history: Iterable[str] = (),
+    images: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write calibrated spectra to a FITS file, whole or not at all.
 
@@ -60,6 +61,8 @@ def write_calibrated_spectra(
         More cards for the primary header; values that are not finite are written as undefined.
     history : iterable of str, optional
         HISTORY cards.
+    images : mapping of str to array, optional
+        More arrays, each its own extension: covariances, for example.
 
     Returns
     -------
@@ -109,6 +112,7 @@ def write_calibrated_spectra(
         hdus.append(_stars(stars))
     if calibration is not None:
         hdus.append(_calibration(calibration, components or {}))
+    hdus.extend(_more_images(images or {}))
     _fill_header(hdus[0].header, stars, keywords or {}, history)
     with atomic_path(path) as temporary:
         hdus.writeto(temporary, checksum=True)
@@ -131,6 +135,12 @@ def _image_hdus(lam: np.ndarray, flux: np.ndarray, ivar: np.ndarray, bits: np.nd
     for hdu in (primary, grid):
         hdu.header["AIRORVAC"] = ("vac", "wavelengths are in vacuum")
     return fits.HDUList([primary, noise, mask, grid])
+
+
+def _more_images(images: Mapping[str, Any]) -> list[Any]:
+    from astropy.io import fits
+
+    return [fits.ImageHDU(np.asarray(a, np.float64), name=name) for name, a in images.items()]
 
 
 def _fibres(n: int, fibre_ids: Any, names: Sequence[str]) -> Any:

@@ -9,11 +9,23 @@ from pogson.images.background import (
     background_subtracted_image,
     estimate_background,
 )
+from pogson.images.background_matching import MatchedBackgrounds, match_backgrounds
 from pogson.images.chromatic_catalog import (
     ColorCorrection,
     fit_color_correction,
     flat_values,
     source_factors,
+)
+from pogson.images.coadd import Clipping, Coadd, CoaddInput, coadd
+from pogson.images.coadd_grid import CoaddGrid, SkyTracts, Tile
+from pogson.images.coadd_psf import CoaddPSF, PsfInput
+from pogson.images.coadd_stream import (
+    CoaddOptions,
+    CoaddSource,
+    TileResult,
+    coadd_tile,
+    coadd_tiles,
+    with_weights,
 )
 from pogson.images.detection import detect
 from pogson.images.exposure import Exposure
@@ -27,6 +39,11 @@ from pogson.images.focal_plane_background import (
 from pogson.images.growth import CurveOfGrowth, curve_of_growth
 from pogson.images.mask import BAD_FOR_BACKGROUND, BAD_FOR_PHOTOMETRY, MASK_DOCS, MaskBits
 from pogson.images.mask_flags import mask_flags
+from pogson.images.noise_correlation import (
+    NoiseCorrelation,
+    aperture_variance,
+    stamp_variance,
+)
 from pogson.images.psf_fluxes import psf_flux
 from pogson.images.sky_sed import SkySpectrum, fit_sky_spectrum
 from pogson.images.variance import (
@@ -35,6 +52,7 @@ from pogson.images.variance import (
     estimate_variance,
     resolve_gain,
 )
+from pogson.images.warp import Warp, warp
 
 __all__ = [
     "BAD_FOR_BACKGROUND",
@@ -44,6 +62,13 @@ __all__ = [
     "ApertureCorrection",
     "Background",
     "ChromaticFlat",
+    "Clipping",
+    "Coadd",
+    "CoaddGrid",
+    "CoaddInput",
+    "CoaddOptions",
+    "CoaddPSF",
+    "CoaddSource",
     "ColorCorrection",
     "CurveOfGrowth",
     "Exposure",
@@ -52,10 +77,21 @@ __all__ = [
     "FocalPlaneBackground",
     "LocalAnnulus",
     "MaskBits",
+    "MatchedBackgrounds",
+    "NoiseCorrelation",
+    "PsfInput",
     "SkySpectrum",
+    "SkyTracts",
     "SourceFlag",
+    "Tile",
+    "TileResult",
     "VarianceEstimate",
+    "Warp",
+    "aperture_variance",
     "background_subtracted_image",
+    "coadd",
+    "coadd_tile",
+    "coadd_tiles",
     "count_flags",
     "curve_of_growth",
     "describe_flags",
@@ -70,8 +106,12 @@ __all__ = [
     "flat_values",
     "flatten",
     "mask_flags",
+    "match_backgrounds",
     "measure_sources",
     "psf_flux",
     "resolve_gain",
     "source_factors",
+    "stamp_variance",
+    "warp",
+    "with_weights",
 ]

@@ -13,7 +13,7 @@ from pogson.fields import ChebyshevField, ConstantField, Field
 from pogson.images.background import Background, in_surface_brightness, source_pixels
 from pogson.images.exposure import Exposure
 from pogson.images.mask import BAD_FOR_BACKGROUND
-from pogson.psf.frames import gnomonic
+from pogson.sky.geometry import gnomonic
 
 if TYPE_CHECKING:
     from pogson.sed import Spectrum

@@ -277,7 +277,7 @@ def _sources(
         raise PogsonValueError(
             f"Shapes of x, y, a, b, theta do not broadcast together: {shapes}."
         ) from None
-    flat = [np.ascontiguousarray(v).ravel() for v in arrays]
+    flat = [np.array(v, np.float64).ravel() for v in arrays]
     for name, axis in (("a", flat[2]), ("b", flat[3])):
         wrong = ~((axis > 0) & (axis < 1e6))
         if wrong.any():

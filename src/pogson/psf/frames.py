@@ -15,53 +15,9 @@ import numpy as np
 
 from pogson.errors import FileFormatError, PogsonValueError
 from pogson.sky import SkyMap, skymap_from_dict
+from pogson.sky.geometry import gnomonic
 
-__all__ = ["PixelFrame", "SkyFrame", "frame_from_dict", "gnomonic"]
-
-
-def gnomonic(ra: Any, dec: Any, ra0: float, dec0: float) -> tuple[np.ndarray, np.ndarray]:
-    r"""Project sky positions on the tangent plane of (ra0, dec0).
-
-    Parameters
-    ----------
-    ra, dec : array_like
-        Positions in degrees.
-    ra0, dec0 : float
-        Tangent point in degrees.
-
-    Returns
-    -------
-    xi, eta : numpy.ndarray
-        Standard coordinates toward east and north, in arcsec.
-
-    Raises
-    ------
-    PogsonValueError
-        If a position is 90 degrees or more from the tangent point.
-
-    Notes
-    -----
-    :math:`\xi = \cos\delta\sin\Delta\alpha / D`, :math:`\eta = (\sin\delta\cos\delta_0 -
-    \cos\delta\sin\delta_0\cos\Delta\alpha) / D` with :math:`D = \sin\delta\sin\delta_0 +
-    \cos\delta\cos\delta_0\cos\Delta\alpha` (Calabretta & Greisen 2002, A&A 395, 1077).
-
-    Examples
-    --------
-    >>> xi, eta = gnomonic(10.1, 20.0, 10.0, 20.0)
-    >>> round(float(xi), 2)
-    338.29
-    """
-    d, d0 = np.deg2rad(np.asarray(dec, np.float64)), np.deg2rad(dec0)
-    da = np.deg2rad(np.asarray(ra, np.float64) - ra0)
-    depth = np.sin(d) * np.sin(d0) + np.cos(d) * np.cos(d0) * np.cos(da)
-    if not (depth > 1e-6).all():
-        raise PogsonValueError(
-            f"Positions lie 90 degrees or more from the tangent point ra={ra0:.6g}, "
-            f"dec={dec0:.6g}; the sky map does not belong to this pointing."
-        )
-    xi = np.cos(d) * np.sin(da) / depth
-    eta = (np.sin(d) * np.cos(d0) - np.cos(d) * np.sin(d0) * np.cos(da)) / depth
-    return np.rad2deg(xi) * 3600.0, np.rad2deg(eta) * 3600.0
+__all__ = ["PixelFrame", "SkyFrame", "frame_from_dict"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from pogson.report.audit_data import AuditReport
+from pogson.report.coadd_data import CoaddReport
+from pogson.report.solve_data import SolveReport
 
 __all__ = [
     "ExposureRecord",
@@ -285,6 +287,8 @@ class ReportData:
     repeatability: Repeatability = field(default_factory=Repeatability.empty)
     truth: TruthComparison | None = None
     audit: AuditReport | None = None
+    solve: SolveReport | None = None
+    coadd: CoaddReport | None = None
     headlines: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     config_text: str = ""

@@ -11,6 +11,7 @@ import numpy as np
 from pogson._version import __version__
 from pogson.report import plots
 from pogson.report.audit_sections import audit_sections, audit_tile
+from pogson.report.coadd_page import coadd_sections
 from pogson.report.data import ExposureRecord, ReportData
 from pogson.report.html_parts import (
     Cell,
@@ -21,6 +22,7 @@ from pogson.report.html_parts import (
     number_cell,
     text_cell,
 )
+from pogson.report.solve_page import solve_sections
 
 __all__ = ["render_html", "write_report"]
 
@@ -243,6 +245,8 @@ def render_html(data: ReportData, *, made: str = "") -> str:
     sections = [Section("summary", "In words", words=data.headlines, facts=dict(data.facts))]
     sections += _truth_sections(data)
     sections += audit_sections(data)
+    sections += [] if data.coadd is None else coadd_sections(data.coadd)
+    sections += [] if data.solve is None else solve_sections(data.solve)
     plotted = _plot_sections(data)
     table = Section("exposures", "Exposures", tables=[_exposure_table(data.exposures)],
                      caption="Click a column's head to sort.")  # fmt: skip

@@ -57,6 +57,8 @@ class OffsetsRecord:
         By covariate: slopes of ln offset per unit, and their errors, by band.
     truth : numpy.ndarray, shape (n_bands,), optional
         Expected flux factors in the same gauge, for simulations.
+    converged : bool
+        Whether the iteration came to an end.
 
     Examples
     --------
@@ -78,6 +80,7 @@ class OffsetsRecord:
     history: np.ndarray
     trends: Mapping[str, tuple[np.ndarray, np.ndarray]]
     truth: np.ndarray | None = None
+    converged: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from pogson.run.coadd_config import CoaddConfig
+from pogson.run.solve_config import SolveConfig
 from pogson.run.toml_config import read_toml_config
 
 __all__ = [
@@ -301,6 +303,8 @@ class RunConfig(_Section):
     reference: ReferenceConfig | None = None
     measure: MeasureConfig = Field(default_factory=MeasureConfig)
     zero_point: ZeroPointConfig = Field(default_factory=ZeroPointConfig)
+    solve: SolveConfig | None = None
+    coadd: CoaddConfig | None = None
     output: OutputConfig = Field(default_factory=OutputConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     truth: TruthConfig | None = None
@@ -309,12 +313,29 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _has_zero_points(self) -> RunConfig:
-        if self.zero_point.source == "fit" and self.reference is None:
+        relative = self.solves and not self.solve.references  # type: ignore[union-attr]
+        if self.zero_point.source == "fit" and self.reference is None and not relative:
             raise ValueError(
                 "zero points are fitted to a reference catalogue: add a section [reference] with "
                 "catalog = ..., or set zero_point.source to 'table' or 'header'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_images_to_add(self) -> RunConfig:
+        if self.coadds and not self.output.images:
+            raise ValueError("[coadd] adds the calibrated images, so output.images must be true")
+        return self
+
+    @property
+    def coadds(self) -> bool:
+        """Whether the calibrated images are added."""
+        return self.coadd is not None and self.coadd.enabled
+
+    @property
+    def solves(self) -> bool:
+        """Whether one solution of all exposures gives the zero points."""
+        return self.solve is not None and self.solve.enabled
 
     @property
     def output_folder(self) -> Path:

@@ -29,6 +29,20 @@ _LIMITS = (
     "audit.limits.min_purity=0.98",
     "audit.limits.significance=3",
 )
+# one zero point an exposure, tied by the stars that exposures share; detectors and bands as cameras
+# have them
+_SOLVE = (
+    'solve.terms=[{kind="exposure_zero_point"}, {kind="detector_zero_point"}, '
+    '{kind="color_slope", per_detector=false, gauge=false, pivot=0.5}]',
+)
+# the middle of the field, where most visits overlap, is added; the flats of the simulated camera
+# are made on the sky
+_COADD = (
+    'coadd.flattening_sed="night sky"',
+    "coadd.background_mesh=128",
+    "coadd.overlap=40",
+)
+_COADD_ARCMIN = 5.0  # for detectors of 1024 pixels
 _SIZE_FOR_LIMITS = 768  # smaller images hold too few sources to be judged
 
 
@@ -43,6 +57,9 @@ def run_demo(
     audit: bool = True,
 ) -> RunResult:
     """Simulate the demo survey into a folder, calibrate it, and audit the calibration.
+
+    One global solution gives all zero points (`pogson.survey`); the middle of the field is added
+    in each band.
 
     A simulation of the same model and seed that is there already is used again.
 
@@ -82,8 +99,25 @@ def run_demo(
             f"{root} holds other files; give 'pogson demo' an empty or new folder with --output."
         )
     config_file = _simulated(root / "survey", size, seed, workers or usable_cores(), listener)
-    config = load_config(config_file, _audit(size) if audit else (), output=root / "results")
+    config = load_config(
+        config_file,
+        (*_SOLVE, *_coadd(size), *(_audit(size) if audit else ())),
+        output=root / "results",
+    )
     return run_survey(config, workers=workers, scheduler=scheduler, listener=listener)
+
+
+def _coadd(size: int) -> tuple[str, ...]:
+    """Return what the demo adds to the configuration for its coadds: one tile a band."""
+    from pogson.simulate import demo_model
+
+    model = demo_model(size)
+    side = _COADD_ARCMIN * size / 1024
+    tile = max(40, round(60.0 * side / model.camera.pixel_scale) + 1)
+    return (
+        *_COADD, f"coadd.center=[{model.ra}, {model.dec}]", f"coadd.size=[{side}, {side}]",
+        f"coadd.scale={model.camera.pixel_scale}", f"coadd.tile_size={tile}",
+    )  # fmt: skip
 
 
 def _audit(size: int) -> tuple[str, ...]:

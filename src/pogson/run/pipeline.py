@@ -23,10 +23,12 @@ from pogson.run.audit_stage import (
 )
 from pogson.run.auditing import audit_exposure
 from pogson.run.calibrating import CalibrateJob, calibrate_exposure
+from pogson.run.coadd_stage import COADD_STAGES, coadd_failures, coadd_stage
 from pogson.run.config import RunConfig
 from pogson.run.measuring import MeasureJob, measure_exposure
 from pogson.run.plan import ExposureTask, plan_exposures
 from pogson.run.resume import fingerprint
+from pogson.run.solve_stage import find_solved_zero_point, solve_stage, solved_item
 from pogson.run.stages import Failure, Listener, StagedRun, StageItem, locked, logging_to
 from pogson.run.zeroing import ZeroPointJob, find_zero_point, reference_files
 
@@ -50,7 +52,8 @@ class RunResult:
     n_computed : int
         Tasks computed now; the others were up to date.
     failures : tuple of Failure
-        Exposures that failed; those of stage "audit" were calibrated all the same.
+        Exposures that failed; those of stage "audit" and of the coadds were calibrated all the
+        same.
     summary : dict
         What ``summary.json`` holds.
     headlines : tuple of str
@@ -146,7 +149,9 @@ def describe_plan(config: RunConfig) -> list[str]:
     _check_given_files(config)
     lines = [
         f"{config.survey.name}: {len(tasks)} exposures into {config.output_folder}; zero points "
-        f"from {config.zero_point.source}" + ("; audited" if audited(config) else "")
+        f"from {'one solution of all' if config.solves else config.zero_point.source}"
+        + ("; coadds" if config.coadds else "")
+        + ("; audited" if audited(config) else "")
     ]
     for task in tasks:
         extra = [f"detector {task.detector}"] if task.detector is not None else []
@@ -157,7 +162,7 @@ def describe_plan(config: RunConfig) -> list[str]:
 
 def _check_given_files(config: RunConfig) -> None:
     """Check, before any work, that files used by every exposure are there."""
-    if config.zero_point.source == "fit":
+    if config.reference is not None and (config.zero_point.source == "fit" or config.solves):
         reference_files(config)
     for section, key, value in (
         ("zero_point", "table", config.zero_point.table),
@@ -208,13 +213,16 @@ def run_survey(
     """
     tasks = plan_exposures(config)
     _check_given_files(config)
-    if config.zero_point.source == "fit":
+    if config.reference is not None and (config.zero_point.source == "fit" or config.solves):
         _check_reference(config)
     root = config.output_folder
     with locked(root), logging_to(root / "run.log"):
         _log.info("run %s: %d exposures", config.survey.name, len(tasks))
         with get_executor(workers, kind=kind, scheduler=scheduler) as executor:
-            run = _Run(root, executor, listener, _LATER, ("audit",), config=config, tasks=tasks)
+            run = _Run(
+                root, executor, listener, _LATER, ("audit", *COADD_STAGES),
+                config=config, tasks=tasks,
+            )  # fmt: skip
             _run_stages(run)
         return _finish(run)
 
@@ -249,6 +257,7 @@ def _run_stages(run: _Run) -> None:
     run.stage("measure", measure_exposure, items)
     _zero_point_stage(run, settings)
     _calibrate_stage(run, settings, area)
+    coadd_stage(run, run.config, run.alive(), run.files)
     _audit_stage(run, area)
 
 
@@ -265,7 +274,21 @@ def _audit_stage(run: _Run, area: float | None) -> None:
     run.stage("audit", audit_exposure, [StageItem(*item) for item in found])
 
 
+def _solved_stages(run: _Run) -> None:
+    tables = [(t.key, run.files(t.key).stage("measure", ".parquet"),
+               run.files(t.key).stage("measure", ".json")) for t in run.alive()]  # fmt: skip
+    if not tables:
+        return
+    shared = [] if run.config.reference is None else reference_files(run.config)
+    root = solve_stage(run, run.config, tables, shared)
+    items = [solved_item(run, t.key, run.files(t.key), root) for t in run.alive()]
+    run.stage("zero_point", find_solved_zero_point, items)
+
+
 def _zero_point_stage(run: _Run, settings: dict[str, Any]) -> None:
+    if run.config.solves:
+        _solved_stages(run)
+        return
     shared: list[str | Path] = []
     if run.config.zero_point.source == "fit":
         shared += reference_files(run.config)
@@ -394,7 +417,7 @@ def _finish(run: _Run) -> RunResult:
     root = run.root
     passed = None
     if run.audit_plan is not None:
-        reasons = {f.key: f.reason for f in run.optional_failures.values()}
+        reasons = {f.key: f.reason for f in run.optional_failures.values() if f.stage == "audit"}
         audit = finish_audit(
             run.config, run.tasks, run.files, run.audit_plan, reasons, summary, root
         )
@@ -415,6 +438,6 @@ def _finish(run: _Run) -> RunResult:
     unaudited = [optional[t.key] for t in run.tasks if t.key in optional]
     return RunResult(
         root, len(run.alive()), run.n_computed,
-        (*failures, *unaudited),
+        (*failures, *unaudited, *coadd_failures(run)),
         summary, tuple(headlines(summary)), report, passed,
     )  # fmt: skip

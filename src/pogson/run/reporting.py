@@ -20,6 +20,8 @@ from pogson.report.data import (
     StarResiduals,
     TruthComparison,
 )
+from pogson.report.solve_data import SolveReport
+from pogson.run.coadd_reporting import coadd_report
 from pogson.run.summary import headlines
 
 __all__ = ["report_data", "report_from_folder"]
@@ -90,6 +92,8 @@ def report_data(root: Path) -> ReportData:
         repeatability=_repeatability(root),
         truth=_truth(root),
         audit=_audit(root),
+        solve=_solve(root, summary),
+        coadd=coadd_report(root, summary),
         headlines=tuple(headlines(summary)),
         facts=_facts(entries),
         config_text=config.read_text(encoding="utf-8") if config.exists() else "",
@@ -202,6 +206,13 @@ def _truth(root: Path) -> TruthComparison | None:
         np.asarray(table["exposure"], int), np.asarray(table["band"]).astype(str),
         *(np.asarray(table[n], float) for n in names),
     )  # fmt: skip
+
+
+def _solve(root: Path, summary: dict[str, Any]) -> SolveReport | None:
+    """Return the global solution, None where zero points come from elsewhere."""
+    from pogson.run.solve_reporting import solve_report
+
+    return solve_report(root / "solve") if summary.get("solve") else None
 
 
 def _audit(root: Path) -> AuditReport | None:

@@ -145,6 +145,8 @@ class SceneModelConfig(_Section):
     search_radius: PositiveFloat | None = None
     trail_length: NonNegativeFloat | None = None
     trail_angle: float = 0.0
+    companion_separation: PositiveFloat | None = None
+    companion_angle: float = 0.0
     stars: str | None = None
 
     @model_validator(mode="after")
@@ -152,6 +154,10 @@ class SceneModelConfig(_Section):
         if (self.grid_spacing is None) != (self.grid_half_extent is None):
             raise ValueError(
                 "grid_spacing and grid_half_extent (arcsec) belong together; give both or neither"
+            )
+        if self.companion_separation is not None and self.kind == "binary":
+            raise ValueError(
+                "kind = 'binary' fits the separation; with companion_separation take kind = 'auto'"
             )
         return self
 

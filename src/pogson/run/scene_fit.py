@@ -15,12 +15,14 @@ from pogson.run.scene_config import SceneRunConfig
 from pogson.run.scene_targets import SceneTarget
 
 if TYPE_CHECKING:
-    from pogson.scene import SceneExposure, SceneModel, SceneResult
+    from pogson.scene import PointSource, SceneExposure, SceneModel, SceneResult
 
 __all__ = ["FitJob", "build_model", "fit_target", "load_exposures", "read_panels"]
 
 SOURCE = "target"
 """Name of the target in its own fit."""
+COMPANION = "companion"
+"""Name of a second source at a known place beside it."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def build_model(
     Returns
     -------
     pogson.scene.SceneModel
-        Its first source is the target, then known stars.
+        Its first source is the target, then a companion and known stars.
     """
     from pogson.scene import PointSource, SceneGrid, SceneModel
 
@@ -150,17 +152,11 @@ def build_model(
     trail = target.trail
     if trail is None and choice.trail_length:
         trail = (choice.trail_length, choice.trail_angle)
-    sources = [
-        PointSource(
-            SOURCE,
-            target.ra,
-            target.dec,
-            epochs=epochs,
-            position=_position(config, target, exposures),
-            trail=trail,
-        ),
-        *_stars(config, exposures),
-    ]
+    source = PointSource(
+        SOURCE, target.ra, target.dec, epochs=epochs, trail=trail,
+        position=_position(config, target, exposures),
+    )  # fmt: skip
+    sources = [source, *_companion(config, source), *_stars(config, exposures)]
     grid: Any = choice.grid if choice.grid == "auto" else None
     if choice.grid == "smp2023":
         grid = SceneGrid.smp2023()
@@ -211,6 +207,20 @@ def _position(
     if choice == "prior":
         return float(np.hypot(config.model.position_error, max(fitted, default=0.0)))
     return max(fitted) if fitted else "fixed"
+
+
+def _companion(config: SceneRunConfig, source: PointSource) -> list[PointSource]:
+    """Return the companion at a known place beside the source, if there is to be one."""
+    from pogson.scene import PointSource, offset_position
+
+    choice = config.model
+    if choice.companion_separation is None:
+        return []
+    angle = np.deg2rad(choice.companion_angle)
+    xi, eta = choice.companion_separation * np.array([np.sin(angle), np.cos(angle)])
+    ra, dec = (float(v) for v in offset_position(source.ra, source.dec, xi, eta))
+    tied = source.name if source.moves else None
+    return [PointSource(COMPANION, ra, dec, epochs=source.epochs, trail=source.trail, tied_to=tied)]
 
 
 def _stars(config: SceneRunConfig, exposures: Sequence[SceneExposure]) -> list[Any]:

@@ -11,8 +11,10 @@ import numpy as np
 
 from pogson._version import __version__
 from pogson.run.audit_summary import audit_headlines
+from pogson.run.coadd_summary import coadd_headlines, coadd_summary
 from pogson.run.config import RunConfig
 from pogson.run.plan import ExposureTask
+from pogson.run.solve_summary import solve_headlines, solve_summary
 from pogson.run.statistics import Detections, repeatability, summarize_pulls
 
 if TYPE_CHECKING:
@@ -77,7 +79,9 @@ def make_summary(
         "title": config.report.title or config.survey.name,
         "n_exposures": len(tasks),
         "n_failed": len(failures),
-        "zero_point_source": config.zero_point.source,
+        "zero_point_source": "solve" if config.solves else config.zero_point.source,
+        "solve": solve_summary(root) if config.solves else None,
+        "coadd": coadd_summary(root, config.coadd.compare_snr) if config.coadd else None,
         "exposures": exposures,
         "repeatability": repeat,
         "truth": truth.summary(exposures),
@@ -293,6 +297,8 @@ def headlines(summary: dict[str, Any]) -> list[str]:
             f"{1e3 * truth['worst_median']:.2f} mmag, rms {1e3 * truth['rms_median']:.2f} mmag; "
             f"pulls of the stars have rms {truth['pulls']['rms']:.3f}."
         )
+    out += solve_headlines(summary.get("solve"))
+    out += coadd_headlines(summary.get("coadd"))
     out += audit_headlines(summary.get("audit"))
     if summary.get("stale_files"):
         out.append(

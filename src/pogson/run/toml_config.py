@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pogson.errors import ConfigError
 from pogson.run.config_messages import config_error
 
-__all__ = ["read_toml_config"]
+__all__ = ["checked_config", "read_toml_config"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -24,6 +24,7 @@ def read_toml_config(
     *,
     output: str | Path | None = None,
     output_section: str,
+    given: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Model:
     """Read a TOML file and check it against a model that has a field ``folder``.
 
@@ -40,6 +41,8 @@ def read_toml_config(
         Replaces the key ``output`` of a section; relative to the current folder.
     output_section : str
         The section that has the key ``output``.
+    given : mapping of sections to keys, optional
+        Values that replace those of the file, before the overrides.
 
     Returns
     -------
@@ -64,14 +67,60 @@ def read_toml_config(
         raise ConfigError(f"{file}: not valid TOML: {error}.") from None
     if "folder" in raw:  # an internal field, not a key of the file
         raise ConfigError(f"{file}: unknown key 'folder' at the top; keys belong in sections.")
-    overridden = {_apply_override(raw, item) for item in overrides}
+    for section, values in (given or {}).items():
+        _section(raw, (section,), f"--{section}").update(values)
+    return checked_config(
+        raw, model, overrides, output=output, output_section=output_section,
+        folder=file.absolute().parent, said=file, text=text,
+    )  # fmt: skip
+
+
+def checked_config(
+    raw: Mapping[str, Any],
+    model: type[Model],
+    overrides: Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+    output_section: str,
+    folder: Path,
+    said: str | Path,
+    text: str = "",
+) -> Model:
+    """Check values against a model that has a field ``folder``; see `read_toml_config`.
+
+    Parameters
+    ----------
+    raw : mapping
+        Sections of values.
+    model : type of pydantic.BaseModel
+        The whole configuration.
+    overrides, output, output_section
+        As in `read_toml_config`.
+    folder : pathlib.Path
+        Where relative paths start.
+    said : str or pathlib.Path
+        What to call the source in messages.
+    text : str, optional
+        Text of the file, for line numbers.
+
+    Returns
+    -------
+    pydantic.BaseModel
+
+    Raises
+    ------
+    ConfigError
+        As `read_toml_config`.
+    """
+    values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in raw.items()}
+    overridden = {_apply_override(values, item) for item in overrides}
     if output is not None:
-        section = _section(raw, (output_section,), f"--output {output}")
+        section = _section(values, (output_section,), f"--output {output}")
         section["output"] = str(Path(output).absolute())
     try:
-        return model.model_validate({**raw, "folder": file.absolute().parent})
+        return model.model_validate({**values, "folder": folder})
     except ValidationError as error:
-        raise config_error(error, file, text, overridden, model) from None
+        raise config_error(error, Path(said), text, overridden, model) from None
 
 
 def _section(raw: dict[str, Any], path: tuple[str, ...], said: str) -> dict[str, Any]:

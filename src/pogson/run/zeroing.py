@@ -91,7 +91,7 @@ def find_zero_point(job: ZeroPointJob) -> dict[str, Any]:
 
         calib, values = given_zero_point(job.config, job.task, record, reference)
         residuals, counts = _no_residuals(), {}
-    values.update(_depth(record, values["zero_point"]))
+    values.update(depth_and_sky(record, values["zero_point"]))
     out: dict[str, Any] = {
         "photo_calib": calib.to_dict(),
         "values": {k: _finite(v) for k, v in values.items()},
@@ -111,7 +111,7 @@ def _finite(value: Any) -> Any:
     return number if np.isfinite(number) else None
 
 
-def _depth(record: dict[str, Any], zero_point: float) -> dict[str, float]:
+def depth_and_sky(record: dict[str, Any], zero_point: float) -> dict[str, float]:
     """Return the 5-sigma depth in the calibration aperture and the sky brightness."""
     values = record["values"]
     out = {}
@@ -130,7 +130,7 @@ def _read_reference(paths: tuple[str, ...], kind: str, _identity: Any) -> Refere
     return read_reference_catalog(list(paths), format=kind)
 
 
-def load_reference(config: RunConfig) -> ReferenceCatalog:
+def load_reference(config: Any) -> ReferenceCatalog:
     """Return the reference catalogue of a configuration, read once a process.
 
     Raises
@@ -144,7 +144,7 @@ def load_reference(config: RunConfig) -> ReferenceCatalog:
     return _read_reference(paths, settings.format, identity)
 
 
-def reference_files(config: RunConfig) -> tuple[str, ...]:
+def reference_files(config: Any) -> tuple[str, ...]:
     """Return the files of the reference catalogue; patterns are expanded.
 
     Raises
@@ -166,7 +166,7 @@ def reference_files(config: RunConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _settings(config: RunConfig) -> ReferenceConfig:
+def _settings(config: Any) -> ReferenceConfig:
     if config.reference is None:
         raise ConfigError("Fitting zero points needs the section [reference] with a catalog.")
     return config.reference

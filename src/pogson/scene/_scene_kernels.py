@@ -141,8 +141,8 @@ def _many(flat, at, width, taps, ty, tx, fy, fx, size):
 def render_points(samples, cx, cy, matrix, scale, order, x, y, x_min, y_min, out):
     """Fill ``out`` (n, ny, nx) with unit-flux points at pixel positions (x, y).
 
-    ``matrix`` is d(grid)/d(pixel), ``scale`` multiplies the interpolated samples, and the first
-    pixel of ``out`` is (x_min, y_min).
+    ``matrix`` (m, 2, 2) is d(grid)/d(pixel) and ``scale`` (m,) multiplies the interpolated samples,
+    of every point, or one for all; the first pixel of ``out`` is (x_min, y_min).
     """
     n, rows, columns = out.shape
     ny, nx = samples.shape
@@ -156,9 +156,11 @@ def render_points(samples, cx, cy, matrix, scale, order, x, y, x_min, y_min, out
     framed = np.zeros((ny + 2 * margin, width))
     framed[margin : margin + ny, margin : margin + nx] = samples
     flat = framed.reshape(-1)
-    rx, ry = _reach(matrix, ny, nx, cx, cy, order)
-    m00, m01, m10, m11 = matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]
     for k in range(n):
+        own = matrix[min(k, len(matrix) - 1)]
+        factor = scale[min(k, len(matrix) - 1)]
+        rx, ry = _reach(own, ny, nx, cx, cy, order)
+        m00, m01, m10, m11 = own[0, 0], own[0, 1], own[1, 0], own[1, 1]
         i0 = max(0, math.floor(x[k] - rx) - x_min)
         i1 = min(columns, math.ceil(x[k] + rx) - x_min + 1)
         j0 = max(0, math.floor(y[k] - ry) - y_min)
@@ -182,7 +184,7 @@ def render_points(samples, cx, cy, matrix, scale, order, x, y, x_min, y_min, out
                     value = _six(flat, at, step, taps, ty, tx, fy, fx)
                 else:
                     value = _many(flat, at, step, taps, ty, tx, fy, fx, size)
-                out[k, j, i] = scale * value
+                out[k, j, i] = factor * value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -220,19 +222,25 @@ def _slopes(g, order, cosines, sines, taps, slopes):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def render_gradients(samples, cx, cy, matrix, scale, order, x, y, x_min, y_min, out):
-    """Fill ``out`` (n, 3, ny, nx) with points and derivatives by the x and y of the source."""
+    """Fill ``out`` (n, 3, ny, nx) with points and derivatives by the x and y of the source.
+
+    Arguments as for `render_points`; matrices are held in the derivatives.
+    """
     n, rows, columns = out.shape[0], out.shape[2], out.shape[3]
     ny, nx = samples.shape
     size = 2 * abs(order)
     cosines, sines = _angles(order)
     tx, ty, sx, sy = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
     for k in range(n):
+        own = matrix[min(k, len(matrix) - 1)]
+        factor = scale[min(k, len(matrix) - 1)]
+        m00, m01, m10, m11 = own[0, 0], own[0, 1], own[1, 0], own[1, 1]
         for j in range(rows):
             dy = y_min + j - y[k]
             for i in range(columns):
                 dx = x_min + i - x[k]
-                gx = cx + matrix[0, 0] * dx + matrix[0, 1] * dy
-                gy = cy + matrix[1, 0] * dx + matrix[1, 1] * dy
+                gx = cx + m00 * dx + m01 * dy
+                gy = cy + m10 * dx + m11 * dy
                 value, by_gx, by_gy = 0.0, 0.0, 0.0
                 if -size < gx < nx + size and -size < gy < ny + size:
                     ix = _slopes(gx, order, cosines, sines, tx, sx)
@@ -246,9 +254,9 @@ def render_gradients(samples, cx, cy, matrix, scale, order, x, y, x_min, y_min, 
                         value += ty[t] * row
                         by_gx += ty[t] * slope
                         by_gy += sy[t] * row
-                out[k, 0, j, i] = scale * value
-                out[k, 1, j, i] = -scale * (matrix[0, 0] * by_gx + matrix[1, 0] * by_gy)
-                out[k, 2, j, i] = -scale * (matrix[0, 1] * by_gx + matrix[1, 1] * by_gy)
+                out[k, 0, j, i] = factor * value
+                out[k, 1, j, i] = -factor * (m00 * by_gx + m10 * by_gy)
+                out[k, 2, j, i] = -factor * (m01 * by_gx + m11 * by_gy)
 
 
 @njit(cache=True, nogil=True)

@@ -181,7 +181,7 @@ def _parameter_counts(done: Pass, model: SceneModel) -> tuple[float, np.ndarray]
         shares = done.system.effective_parameters()
     else:
         total = done.system.total_effective_parameters()
-        weight = np.array([float(np.sum(b.scene**2)) for b in blocks])
+        weight = np.array([float(np.trace(b.normal)) for b in blocks])
         shares = total * weight / max(float(weight.sum()), 1e-300)
     own = np.array([float(b.design.sky.shape[0]) for b in blocks])
     for s, k in done.layout.components:

@@ -190,6 +190,7 @@ def _doubled(prepared: Prepared, first: Solution, model: SceneModel) -> tuple[Sc
     )
     for design in first.designs:
         design.maps = [design.maps[0], *design.maps]
+        design.tables = [design.tables[0], *design.tables]
     pair = replace(model, sources=sources, positive=True, origin_test=False)
     return pair, replace(prepared, designs=first.designs)
 

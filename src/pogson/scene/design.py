@@ -6,18 +6,18 @@ unit, so that products run along memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pogson.errors import CalibrationError, PogsonValueError
 from pogson.fields import Box
-from pogson.psf import PSF, PixelGridPSF
+from pogson.psf import PSF, PixelGridPSF, SkyFrame
 from pogson.scene.exposure import SceneExposure
 from pogson.scene.grid import offset_position
 
-__all__ = ["ExposureDesign", "LocalMap", "PsfTable", "build_design"]
+__all__ = ["ExposureDesign", "LocalMap", "PsfTable", "build_design", "local_matrices"]
 
 _ORDERS = {"lanczos3": 3, "lanczos4": 4, "lanczos5": 5, "lagrange6": -3}
 _LARGEST_REACH = 200
@@ -44,6 +44,11 @@ class PsfTable:
         Lanczos order, or -3 for the Lagrange polynomial through 6 x 6 samples.
     fwhm : float
         Width in pixels.
+    place : tuple of float
+        Pixel position (x, y) that ``matrix`` is for.
+    slopes : numpy.ndarray, shape (2, 2, 2), or None
+        Derivatives of ``matrix`` by x and y: near the edges of thick CCDs the scale of the pixels
+        changes by per cents within a stamp. None where it does not change.
 
     Examples
     --------
@@ -60,9 +65,11 @@ class PsfTable:
     scale: float
     order: int
     fwhm: float
+    place: tuple[float, float] = (0.0, 0.0)
+    slopes: np.ndarray | None = None
 
     @classmethod
-    def of(cls, psf: PSF, *, x: float, y: float, reach: int) -> PsfTable:
+    def of(cls, psf: PSF, *, x: float, y: float, reach: int, fwhm: float | None = None) -> PsfTable:
         """Sample a PSF at a position.
 
         Parameters
@@ -74,8 +81,11 @@ class PsfTable:
             Position in pixels (0-based, centres on integers).
         reach : int
             Largest distance in pixels that matters.
+        fwhm : float, optional
+            Width in pixels, where it is known already.
         """
-        fwhm = float(psf.fwhm(x=x, y=y))
+        if fwhm is None:
+            fwhm = float(psf.fwhm(x=x, y=y))
         if isinstance(psf, PixelGridPSF):
             at = {"x": np.array([float(x)]), "y": np.array([float(y)])}
             matrix = np.ascontiguousarray(psf.frame.matrix(at["x"], at["y"])[0], np.float64)
@@ -84,7 +94,8 @@ class PsfTable:
                 plain = cls(psf.samples(**at)[0], psf.center, matrix, scale, 3, fwhm)
                 scale *= plain._ratio(psf, _ORDERS[psf.interpolation], float(x), float(y))
             samples, center, order = psf.samples(**at)[0], psf.center, _ORDERS[psf.interpolation]
-            return cls(np.ascontiguousarray(samples), center, matrix, scale, order, fwhm)
+            table = cls(np.ascontiguousarray(samples), center, matrix, scale, order, fwhm)
+            return table.at_scale_of(psf, float(x), float(y))
         factor = int(np.clip(2 * np.ceil(6.0 / fwhm) + 1, 3, 9))
         half = min(psf.default_half_size(x=x, y=y), int(reach) + 2, _LARGEST_REACH)
         grid, at_center = _oversample(psf, float(x), float(y), factor, half)
@@ -97,29 +108,75 @@ class PsfTable:
         plain = table.render(np.array([x]), np.array([y]), stamp.box)[0]
         return float(np.sum(stamp.image * plain) / np.sum(plain * plain))
 
-    def render(self, x: np.ndarray, y: np.ndarray, box: Box) -> np.ndarray:
-        """Return unit-flux stars at pixel positions on a box, shape (n, ny, nx)."""
+    def render(
+        self, x: np.ndarray, y: np.ndarray, box: Box, matrices: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return unit-flux stars at pixel positions on a box, shape (n, ny, nx).
+
+        ``matrices`` of shape (n, 2, 2) from `local_matrices` take the place of the table's own,
+        which are linear about its place.
+        """
         from pogson.scene import _scene_kernels as kernels
 
+        matrices, scales = self._scaled(x, y, matrices)
         out = np.empty((x.size, *box.shape))
         kernels.render_points(
-            self.samples, *self.center, self.matrix, self.scale, self.order,
+            self.samples, *self.center, matrices, scales, self.order,
             np.ascontiguousarray(x, np.float64), np.ascontiguousarray(y, np.float64),
             box.x_min, box.y_min, out,
         )  # fmt: skip
         return out
+
+    def at_scale_of(self, psf: PSF, x: float, y: float, shift: float = 0.0) -> PsfTable:
+        """Return the table with the pixel scale of a place, read ``shift`` pixels from it."""
+        near = np.array([[0.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [0.0, -2.0], [0.0, 2.0]]) + shift
+        matrices = local_matrices(psf, x + near[:, 0], y + near[:, 1])
+        if matrices is None or not np.isfinite(matrices).all():
+            return self
+        slopes = np.stack([matrices[2] - matrices[1], matrices[4] - matrices[3]]) / 4.0
+        ratio = abs(float(np.linalg.det(matrices[0]) / np.linalg.det(self.matrix)))
+        return replace(
+            self, matrix=matrices[0].copy(), scale=ratio * self.scale, place=(x, y), slopes=slopes
+        )
+
+    def _scaled(
+        self, x: np.ndarray, y: np.ndarray, matrices: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return matrices and scales at pixel positions, or one for all."""
+        if matrices is None:
+            if self.slopes is None:
+                return self.matrix[None], np.array([self.scale])
+            offset = np.stack([x - self.place[0], y - self.place[1]], axis=-1)
+            matrices = self.matrix + np.tensordot(offset, self.slopes, axes=1)
+        unit = self.scale / abs(_determinant(self.matrix))
+        return np.ascontiguousarray(matrices), unit * np.abs(_determinant(matrices))
 
     def gradients(self, x: np.ndarray, y: np.ndarray, box: Box) -> np.ndarray:
         """Return stars and their derivatives by source x and y, shape (n, 3, ny, nx)."""
         from pogson.scene import _scene_kernels as kernels
 
+        matrices, scales = self._scaled(x, y, None)
         out = np.empty((x.size, 3, *box.shape))
         kernels.render_gradients(
-            self.samples, *self.center, self.matrix, self.scale, self.order,
+            self.samples, *self.center, matrices, scales, self.order,
             np.ascontiguousarray(x, np.float64), np.ascontiguousarray(y, np.float64),
             box.x_min, box.y_min, out,
         )  # fmt: skip
         return out
+
+
+def _determinant(matrix: np.ndarray) -> Any:
+    return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
+
+
+def local_matrices(psf: PSF, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Return d(grid)/d(pixel) of a PSF in sky coordinates at pixel positions, or None.
+
+    None for a PSF in pixel coordinates, whose grid does not follow the sky.
+    """
+    if not (isinstance(psf, PixelGridPSF) and isinstance(psf.frame, SkyFrame)):
+        return None
+    return np.ascontiguousarray(psf.frame.matrix(x, y), np.float64)
 
 
 def _oversample(psf: PSF, x: float, y: float, factor: int, half: int) -> tuple[np.ndarray, float]:
@@ -170,17 +227,24 @@ class LocalMap(NamedTuple):
 
     def jacobian(self, xi: float, eta: float) -> np.ndarray:
         """Return d(x, y)/d(xi, eta) in pixels per arcsec, shape (2, 2)."""
-        i, j = _POWERS.T
-        by_xi = i * xi ** np.maximum(i - 1, 0) * eta**j
-        by_eta = j * xi**i * eta ** np.maximum(j - 1, 0)
-        return self.coefficients.T @ np.stack([by_xi, by_eta], axis=-1)
+        u, v = float(xi), float(eta)
+        by_xi = (0.0, 1.0, 0.0, 2 * u, v, 0.0, 3 * u * u, 2 * u * v, v * v, 0.0)
+        by_eta = (0.0, 0.0, 1.0, 0.0, u, 2 * v, 0.0, u * u, 2 * u * v, 3 * v * v)
+        result: np.ndarray = (np.array([by_xi, by_eta]) @ self.coefficients).T
+        return result
 
 
 _POWERS = np.array([(n - j, j) for n in range(4) for j in range(n + 1)])
 
 
 def _cubic(xi: np.ndarray, eta: np.ndarray) -> np.ndarray:
-    return np.stack([xi**i * eta**j for i, j in _POWERS], axis=-1)
+    one = np.ones(np.broadcast_shapes(xi.shape, eta.shape))
+    x2, y2 = xi * xi, eta * eta
+    terms = [one, xi, eta, x2, xi * eta, y2, x2 * xi, x2 * eta, xi * y2, y2 * eta]
+    out = np.empty((*one.shape, 10))
+    for k, term in enumerate(terms):
+        out[..., k] = term
+    return out
 
 
 @dataclass(eq=False)
@@ -191,8 +255,8 @@ class ExposureDesign:
     ----------
     exposure : SceneExposure
         The exposure, at the origin used.
-    table : PsfTable
-        Its PSF at the target.
+    tables : list of PsfTable
+        Its PSF at the target, with the pixel scale at each source.
     good : numpy.ndarray of int
         Flat indices of usable pixels.
     data, variance : numpy.ndarray, shape (n_good,)
@@ -210,7 +274,7 @@ class ExposureDesign:
     """
 
     exposure: SceneExposure
-    table: PsfTable
+    tables: list[PsfTable]
     good: np.ndarray
     data: np.ndarray
     variance: np.ndarray
@@ -220,21 +284,32 @@ class ExposureDesign:
     center: tuple[float, float]
     flipped: bool = False
 
+    @property
+    def table(self) -> PsfTable:
+        """The PSF at the target."""
+        return self.tables[0]
+
     def stars(self, source: int, xi: np.ndarray, eta: np.ndarray) -> np.ndarray:
         """Return unit-flux stars at offsets (arcsec) from a source, shape (n, n_good)."""
         x, y = self.maps[source].pixel(xi, eta)
-        images = self.table.render(np.atleast_1d(x), np.atleast_1d(y), self.exposure.box)
-        return images.reshape(len(images), -1)[:, self.good]
+        images = self.tables[source].render(np.atleast_1d(x), np.atleast_1d(y), self.exposure.box)
+        return self._usable(images.reshape(len(images), -1))
 
     def star_gradients(self, source: int, xi: np.ndarray, eta: np.ndarray) -> np.ndarray:
         """Return stars and derivatives by xi and eta (arcsec), shape (n, 3, n_good)."""
         x, y = self.maps[source].pixel(xi, eta)
-        images = self.table.gradients(np.atleast_1d(x), np.atleast_1d(y), self.exposure.box)
-        columns = images.reshape(len(images), 3, -1)[:, :, self.good]
+        images = self.tables[source].gradients(
+            np.atleast_1d(x), np.atleast_1d(y), self.exposure.box
+        )
+        columns = self._usable(images.reshape(len(images), 3, -1))
         for k in range(len(images)):
             jacobian = self.maps[source].jacobian(float(xi[k]), float(eta[k]))
             columns[k, 1:] = jacobian.T @ columns[k, 1:]
         return columns
+
+    def _usable(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the usable ones of all pixels, along the last axis."""
+        return pixels if self.good.size == pixels.shape[-1] else pixels[..., self.good]
 
     def image_of(self, values: np.ndarray) -> np.ndarray:
         """Return values of usable pixels as an image, NaN elsewhere."""
@@ -251,6 +326,7 @@ def build_design(
     sky_order: int = 0,
     search_radius: float = 1.0,
     flipped: bool = False,
+    fwhm: float | None = None,
 ) -> ExposureDesign:
     """Return the matrices of one exposure.
 
@@ -269,7 +345,10 @@ def build_design(
         Sources will stay within this many arcsec of their positions.
     flipped : bool, optional
         Reproduce the code of Bernardinelli et al. (2023): scene points are drawn one pixel too
-        high in x and y and the drawings turned by 180 degrees within the stamp.
+        high in x and y and the drawings turned by 180 degrees within the stamp; sources are drawn
+        with the pixel scale of a place one pixel too low.
+    fwhm : float, optional
+        Width of the PSF at the target in pixels, where it is known already.
 
     Raises
     ------
@@ -281,18 +360,26 @@ def build_design(
     box = exposure.box
     if exposure.psf is None or exposure.scale is None:
         raise CalibrationError(f"Exposure {exposure.exposure_id!r} has no PSF or no scale.")
-    table = PsfTable.of(exposure.psf, x=x, y=y, reach=box.nx + box.ny)
+    table = PsfTable.of(exposure.psf, x=x, y=y, reach=box.nx + box.ny, fwhm=fwhm)
     good = np.flatnonzero(exposure.good.ravel())
     scene = np.empty((0, good.size))
     if grid is not None:
         gx, gy = exposure.sky.pixel(*grid.positions())
+        matrices = local_matrices(exposure.psf, gx, gy)
         if flipped:
-            images = table.render(gx + 1.0, gy + 1.0, box)[:, ::-1, ::-1]
+            images = table.render(gx + 1.0, gy + 1.0, box, matrices)[:, ::-1, ::-1]
         else:
-            images = table.render(gx, gy, box)
+            images = table.render(gx, gy, box, matrices)
         scene = images.reshape(grid.n_points, -1)
         if good.size < box.area:
             scene = scene[:, good]
+    tables = []
+    for a, b in sources:
+        at = (x, y) if (a, b) == (ra, dec) else exposure.sky.pixel(a, b)
+        sx, sy = (float(v) for v in at)
+        known = (sx, sy) == (x, y) and not flipped
+        shift = -1.0 if flipped else 0.0
+        tables.append(table if known else table.at_scale_of(exposure.psf, sx, sy, shift))
     scale = float(exposure.scale)
     ys, xs = np.divmod(good, box.nx)
     sky = np.ones((1, good.size))
@@ -301,7 +388,7 @@ def build_design(
         sky = np.concatenate([sky, plane])
     return ExposureDesign(
         exposure=exposure,
-        table=table,
+        tables=tables,
         good=good,
         data=scale * exposure.image.ravel()[good],
         variance=scale**2 * exposure.variance.ravel()[good],

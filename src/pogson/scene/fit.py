@@ -11,7 +11,7 @@ from pogson.errors import MaskedDataError, PogsonError, PogsonValueError
 from pogson.scene.assemble import assemble
 from pogson.scene.design import ExposureDesign, build_design
 from pogson.scene.exposure import SceneExposure
-from pogson.scene.grid import SceneGrid, auto_grid, sharpest_width
+from pogson.scene.grid import SceneGrid, auto_grid, narrowest, psf_widths
 from pogson.scene.model import PointSource, SceneModel
 from pogson.scene.origins import settle_origins
 from pogson.scene.passes import Pass, estimated_gain, reweighted, run_pass, starting_points
@@ -236,7 +236,8 @@ def prepare(exposures: Sequence[SceneExposure], model: SceneModel) -> Prepared:
         dropped[exposure.exposure_id] = reason
     if not usable:
         raise MaskedDataError(f"No exposure can be used: {dropped}.")
-    width = sharpest_width(usable, target.ra, target.dec)
+    widths, arcsec = psf_widths(usable, target.ra, target.dec)
+    width = narrowest(arcsec)
     radius = model.search_radius_arcsec or 1.5 * width
     grid = model.grid
     if isinstance(grid, str):
@@ -245,12 +246,15 @@ def prepare(exposures: Sequence[SceneExposure], model: SceneModel) -> Prepared:
         )
     if grid is not None:
         grid = grid.centered(target.ra, target.dec)
-    designs = [_design(exposure, grid, model, radius) for exposure in usable]
+    designs = [
+        _design(exposure, grid, model, radius, float(fwhm))
+        for exposure, fwhm in zip(usable, widths, strict=True)
+    ]
     return Prepared(designs, grid, dropped, radius, width)
 
 
 def _design(
-    exposure: SceneExposure, grid: SceneGrid | None, model: SceneModel, radius: float
+    exposure: SceneExposure, grid: SceneGrid | None, model: SceneModel, radius: float, fwhm: float
 ) -> ExposureDesign:
     reach = radius + max((0.5 * s.trail[0] for s in model.sources if s.trail), default=0.0)
     return build_design(
@@ -260,6 +264,7 @@ def _design(
         sky_order=model.sky_order,
         search_radius=reach,
         flipped=model.convention == "smp2023",
+        fwhm=fwhm,
     )
 
 
@@ -340,7 +345,7 @@ def solve_scene(prepared: Prepared, model: SceneModel, starts: Sequence[np.ndarr
 
     def rebuild(design: ExposureDesign, dx: int, dy: int) -> ExposureDesign:
         moved = design.exposure.moved(dx, dy)
-        return _design(moved, prepared.grid, model, prepared.radius)
+        return _design(moved, prepared.grid, model, prepared.radius, design.table.fwhm)
 
     designs = prepared.designs
     done = solve(designs)

@@ -67,7 +67,7 @@ def tangent_offset(ra: Any, dec: Any, ra0: float, dec0: float) -> tuple[Any, Any
     >>> round(float(xi), 9), round(float(eta), 9)
     (3.0, -4.0)
     """
-    from pogson.psf.frames import gnomonic
+    from pogson.sky.geometry import gnomonic
 
     return gnomonic(np.asarray(ra, float), np.asarray(dec, float), ra0, dec0)
 
@@ -171,27 +171,41 @@ class SceneGrid:
         return offset_position(self.ra, self.dec, *self.offsets())
 
 
-def sharpest_width(exposures: Sequence[SceneExposure], ra: float, dec: float) -> float:
-    """Return the smallest FWHM of the PSFs at a position, in arcsec.
+def psf_widths(
+    exposures: Sequence[SceneExposure], ra: float, dec: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the FWHM of all PSFs at a position, in pixels and in arcsec; NaN without a PSF.
 
     Parameters
     ----------
     exposures : sequence of SceneExposure
-        Exposures; those without PSF are left out.
+        Exposures.
     ra, dec : float
         Position in degrees.
+    """
+    widths = np.full((2, len(exposures)), np.nan)
+    for k, exposure in enumerate(exposures):
+        if exposure.psf is not None:
+            x, y = exposure.sky.pixel(ra, dec)
+            scale = float(exposure.sky.pixel_scale(x=x, y=y))
+            widths[0, k] = float(exposure.psf.fwhm(x=x, y=y))
+            widths[1, k] = widths[0, k] * scale
+    return widths[0], widths[1]
+
+
+def narrowest(widths: np.ndarray) -> float:
+    """Return the smallest of some widths.
+
+    Parameters
+    ----------
+    widths : numpy.ndarray
+        FWHM of PSFs, NaN where there is none.
 
     Raises
     ------
     PogsonValueError
-        If no exposure has a PSF with a width.
+        If there is none at all.
     """
-    widths = []
-    for exposure in exposures:
-        if exposure.psf is not None:
-            x, y = exposure.sky.pixel(ra, dec)
-            scale = float(exposure.sky.pixel_scale(x=x, y=y))
-            widths.append(float(exposure.psf.fwhm(x=x, y=y)) * scale)
     if not np.isfinite(widths).any():
         raise PogsonValueError("No exposure has a PSF with a width; a scene cannot be made.")
     return float(np.nanmin(widths))
@@ -236,7 +250,7 @@ def auto_grid(
     >>> auto_grid([exposure], 150.0, 2.0).size
     16
     """
-    width = sharpest_width(exposures, ra, dec) if width_arcsec is None else width_arcsec
+    width = narrowest(psf_widths(exposures, ra, dec)[1]) if width_arcsec is None else width_arcsec
     reach = 0.0
     for exposure in exposures:
         x, y = exposure.sky.pixel(ra, dec)

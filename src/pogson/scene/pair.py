@@ -200,10 +200,8 @@ def _tabulate(done: Pass, source: int, radius: float, fwhm_arcsec: float) -> _St
     axis = (np.arange(count) - 0.5 * (count - 1)) * step
     eta, xi = (g.ravel() for g in np.meshgrid(axis, axis, indexing="ij"))
     seen = [k for k in range(len(system.blocks)) if source in [s for s, _ in layout.seen[k]]]
-    rows = np.concatenate(
-        [system.blocks[k].project(_stars_of(layout, done, k, source, xi, eta)) for k in seen],
-        axis=1,
-    )
+    parts = [system.blocks[k].project(_stars_of(layout, done, k, source, xi, eta)) for k in seen]
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     sample = rows[:: max(1, count * count // 300)]
     _, values, basis = np.linalg.svd(sample, full_matrices=False)
     basis = basis[values > _RANK_CUT * values[0]]
@@ -211,7 +209,7 @@ def _tabulate(done: Pass, source: int, radius: float, fwhm_arcsec: float) -> _St
     size, vectors = np.linalg.eigh(matrix)
     use = size > 1e-12 * size[-1]
     root = vectors[:, use] * np.sqrt(size[use])
-    w = (rows @ basis.T @ root).reshape(count, count, -1)
+    w = (rows @ (basis.T @ root)).reshape(count, count, -1)
     for k in (0, 1):
         w = spline_filter1d(w, axis=k)
     z = vectors[:, use].T @ rhs / np.sqrt(size[use])
@@ -224,9 +222,9 @@ def _stars_of(
     """Return unit-flux images of a source at many offsets, trails as they are."""
     dx, de, weights = layout.nodes[source]
     design = done.system.blocks[k].design
-    total: np.ndarray = sum(
-        w * design.stars(source, xi + a, eta + b) for a, b, w in zip(dx, de, weights, strict=True)
-    )  # type: ignore[assignment]
+    total = weights[0] * design.stars(source, xi + dx[0], eta + de[0])
+    for a, b, w in zip(dx[1:], de[1:], weights[1:], strict=True):
+        total += w * design.stars(source, xi + a, eta + b)
     return total
 
 

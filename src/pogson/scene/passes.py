@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ __all__ = ["Pass", "estimated_gain", "reweighted", "run_pass", "starting_points"
 
 _UNSEEN = 1e-10
 _MAX_ROBUST_LOSS = 1e-3
+_MAX_HELD = 2
 
 
 @dataclass(eq=False)
@@ -145,7 +147,13 @@ def run_pass(
         known.get(id(d)) or make_block(d, v, None if whole else keep)
         for d, v in zip(designs, variances, strict=True)
     ]
-    system = SceneSystem(blocks)
+    # the same exposures under the same prior: factored already
+    same = reuse is not None and choice is not None and choice is reuse.choice
+    system = (
+        reuse.system
+        if reuse is not None and same and all(map(operator.is_, blocks, reuse.system.blocks))
+        else SceneSystem(blocks)
+    )
     fwhm = min(_fwhm_arcsec(d) for d in designs)
     layout = SourceLayout(model.sources, blocks, fwhm)
     if not layout.components:
@@ -156,10 +164,14 @@ def run_pass(
             if smoothness is not None:
                 prior = replace(prior, smoothness_arcsec=smoothness)
             choice = _chosen(system, layout, prior, grid, keep, starts[0])
-        system.factor(choice.factor)
+        if not system.factored:
+            system.factor(choice.factor)
     else:
         choice = None
         system.factor(None)
+    lit = [k for k, seen in enumerate(layout.seen) if seen]
+    if layout.moving and len(lit) <= _MAX_HELD:
+        system.hold(lit)
     found = [
         descend(system, layout, start, radius=radius, positive=model.positive) for start in starts
     ]

@@ -111,8 +111,9 @@ def correlation(xi: np.ndarray, eta: np.ndarray, length: float) -> np.ndarray:
     """
     if length <= 0:
         return np.eye(xi.size)
-    r = np.hypot(xi[:, None] - xi, eta[:, None] - eta) * (np.sqrt(3.0) / length)
-    return (1.0 + r) * np.exp(-r)
+    r = np.sqrt((xi[:, None] - xi) ** 2 + (eta[:, None] - eta) ** 2) * (np.sqrt(3.0) / length)
+    result: np.ndarray = (1.0 + r) * np.exp(-r)
+    return result
 
 
 def choose_prior(
@@ -229,11 +230,12 @@ def _evidence(inner: np.ndarray, rhs: np.ndarray, constant: float, amplitude: fl
 def _best_amplitude(inner: np.ndarray, rhs: np.ndarray, constant: float) -> tuple[float, float]:
     """Return the amplitude of largest marginal likelihood, and that likelihood's logarithm.
 
-    One reduction to tridiagonal form serves all amplitudes.
+    One reduction to tridiagonal form serves all amplitudes. Of ``inner`` the lower triangle is
+    read.
     """
     from pogson.scene import _scene_kernels as kernels
 
-    top = float(np.abs(inner).sum(axis=0).max(initial=0.0))
+    top = float(np.trace(inner))  # no mode is better seen than all together
     if top <= 0:
         return 1.0, float(-0.5 * constant)
     if rhs.size == 1:

@@ -1,5 +1,14 @@
 """Skies, cameras and nights with known truth."""
 
+from pogson.simulate.chromatic import ChromaticModel, ChromaticScene, simulate_chromatic
+from pogson.simulate.decam_camera import DecamCamera, stand_in_templates
+from pogson.simulate.decam_survey import (
+    DecamCampaign,
+    DecamSurvey,
+    campaign_spectra,
+    simulate_decam_survey,
+)
+from pogson.simulate.fibre_job import write_fibre_frame, write_fibre_job
 from pogson.simulate.fibres import (
     FibreSimulation,
     FibreTarget,
@@ -30,6 +39,11 @@ from pogson.simulate.visits import Visit, draw_visit, visit_psf, visit_sky
 __all__ = [
     "BandModel",
     "CameraModel",
+    "ChromaticModel",
+    "ChromaticScene",
+    "DecamCamera",
+    "DecamCampaign",
+    "DecamSurvey",
     "DetectorImage",
     "FibreSimulation",
     "FibreTarget",
@@ -41,6 +55,7 @@ __all__ = [
     "SurveyModel",
     "TruthComparison",
     "Visit",
+    "campaign_spectra",
     "color_term",
     "demo_library",
     "demo_model",
@@ -50,14 +65,19 @@ __all__ = [
     "field_half_width",
     "reference_catalog",
     "render_detector",
+    "simulate_chromatic",
+    "simulate_decam_survey",
     "simulate_fibres",
     "simulate_scene",
     "simulate_survey",
+    "stand_in_templates",
     "system_ties",
     "telluric_transmission",
     "truth_comparison",
     "truth_table",
     "visit_psf",
     "visit_sky",
+    "write_fibre_frame",
+    "write_fibre_job",
     "write_scene_job",
 ]

@@ -88,41 +88,49 @@ def _tangent_derivative(xi: np.ndarray, eta: np.ndarray, crval: tuple[float, flo
     A position is the unit vector ``p = (c + xi e + eta n) / rho`` of the tangent point's basis.
     """
     lon, lat = np.deg2rad(crval)
-    c = unit_vectors(*crval)
-    e = np.array([-np.sin(lon), np.cos(lon), 0.0])
-    n = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
-    rho2 = 1.0 + xi**2 + eta**2
-    rho = np.sqrt(rho2)[:, np.newaxis]
-    p = (c + xi[:, np.newaxis] * e + eta[:, np.newaxis] * n) / rho
-    horizontal = np.hypot(p[:, 0], p[:, 1])
+    cx, cy, cz = unit_vectors(*crval)
+    ex, ey = -np.sin(lon), np.cos(lon)
+    nx, ny, nz = -np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)
+    rho = np.sqrt(1.0 + xi**2 + eta**2)
+    px = (cx + xi * ex + eta * nx) / rho
+    py = (cy + xi * ey + eta * ny) / rho
+    pz = (cz + eta * nz) / rho
+    horizontal = np.hypot(px, py)
     on_axis = horizontal < 1e-300
     safe = np.where(on_axis, 1.0, horizontal)
     # At a pole right ascension is 0 by convention, as `sky` gives it.
-    cos_lon = np.where(on_axis, 1.0, p[:, 0] / safe)
-    sin_lon = np.where(on_axis, 0.0, p[:, 1] / safe)
-    east = np.stack([-sin_lon, cos_lon, np.zeros_like(safe)], -1)
-    north = np.stack([-p[:, 2] * cos_lon, -p[:, 2] * sin_lon, horizontal], -1)
-    # The radial part of dp/dxi is along p, hence orthogonal to east and north: it drops out.
-    return (
-        np.stack([np.stack([east @ e, east @ n], -1), np.stack([north @ e, north @ n], -1)], -2)
-        / rho[:, :, np.newaxis]
-        * ARCSEC_PER_RADIAN
-    )
+    cos_lon = np.where(on_axis, 1.0, px / safe)
+    sin_lon = np.where(on_axis, 0.0, py / safe)
+    # East is (-sin, cos, 0), north (-pz cos, -pz sin, horizontal). The radial part of dp/dxi is
+    # along p, hence orthogonal to both: it drops out.
+    out = np.empty((xi.size, 2, 2))
+    out[:, 0, 0] = cos_lon * ey - sin_lon * ex
+    out[:, 0, 1] = cos_lon * ny - sin_lon * nx
+    out[:, 1, 0] = -pz * (cos_lon * ex + sin_lon * ey)
+    out[:, 1, 1] = horizontal * nz - pz * (cos_lon * nx + sin_lon * ny)
+    return out * (ARCSEC_PER_RADIAN / rho)[:, np.newaxis, np.newaxis]
 
 
 def _polynomial(
     table: np.ndarray, u: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a polynomial ``sum c[p, q] u^p v^q`` and its derivatives along u and v."""
-    from numpy.polynomial import polynomial
-
-    p, q = np.arange(table.shape[0]), np.arange(table.shape[1])
-    along_u = (table * p[:, np.newaxis])[1:] if table.shape[0] > 1 else np.zeros((1, 1))
-    along_v = (table * q)[:, 1:] if table.shape[1] > 1 else np.zeros((1, 1))
+    n, m = table.shape
+    one, zero = np.ones_like(u), np.zeros_like(u)
+    powers_u, powers_v = [one], [one]
+    for _ in range(n - 1):
+        powers_u.append(powers_u[-1] * u)
+    for _ in range(m - 1):
+        powers_v.append(powers_v[-1] * v)
+    slopes_u = [zero, *(k * powers_u[k - 1] for k in range(1, n))]
+    slopes_v = [zero, *(k * powers_v[k - 1] for k in range(1, m))]
+    along = table @ np.array(powers_v)
+    across = table @ np.array(slopes_v)
+    basis = np.array(powers_u)
     return (
-        polynomial.polyval2d(u, v, table),
-        polynomial.polyval2d(u, v, along_u),
-        polynomial.polyval2d(u, v, along_v),
+        (basis * along).sum(axis=0),
+        (np.array(slopes_u) * along).sum(axis=0),
+        (basis * across).sum(axis=0),
     )
 
 

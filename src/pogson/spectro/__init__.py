@@ -37,6 +37,12 @@ from pogson.spectro.kspecdr_names import (
     select_best_template,
 )
 from pogson.spectro.line_spread import LineSpread
+from pogson.spectro.magnitude_systems import (
+    MagnitudeShift,
+    SystemSuspicion,
+    check_magnitude_systems,
+    vega_to_ab,
+)
 from pogson.spectro.mask_regions import (
     apply_mask_regions,
     apply_named_mask,
@@ -77,6 +83,7 @@ __all__ = [
     "FluxCalibrationResult",
     "GridPhotometry",
     "LineSpread",
+    "MagnitudeShift",
     "MatchConfig",
     "ModelGrid",
     "Photometry",
@@ -91,6 +98,7 @@ __all__ = [
     "StarMatch",
     "StarSpectrum",
     "StellarTemplate",
+    "SystemSuspicion",
     "TemplateLibrary",
     "airmass_factor",
     "apply_calibration",
@@ -98,6 +106,7 @@ __all__ = [
     "apply_mask_regions",
     "apply_named_mask",
     "calibrate_fibres",
+    "check_magnitude_systems",
     "combine_calibration_vectors",
     "combine_regions",
     "compute_calibration_vector_for_star",
@@ -121,4 +130,5 @@ __all__ = [
     "solve_response",
     "spectral_transfer",
     "synthetic_photometry",
+    "vega_to_ab",
 ]

@@ -26,6 +26,7 @@ class _Problem:
 
         self.k, self.star, self.phot, self.grid = kernels, star, phot, phot.grid
         self.config = config
+        self.latest: tuple[float, np.ndarray, np.ndarray] | None = None
         self.response = None
         if response is not None:
             level = np.nanmedian(response)
@@ -56,6 +57,7 @@ class _Problem:
             )
 
     def operator(self, rv: float) -> tuple[np.ndarray, np.ndarray]:
+        """First samples and weights of all pixels; NaN where the models do not reach."""
         doppler = np.sqrt((1 + rv / _C_KMS) / (1 - rv / _C_KMS))
         g = self.grid
         return self.k.observation_operator(
@@ -68,17 +70,17 @@ class _Problem:
             self.sigma,
         )
 
-    def seen(self, flux: np.ndarray, rv: float) -> np.ndarray:
-        """Models (n_model, n_sample) at the pixels; 0 where they do not reach."""
-        start, weights = self.operator(rv)
-        return self.k.observe(
-            np.atleast_2d(flux), start, np.where(self.reach[:, None], weights, 0.0)
-        )
+    def seen(self, rows: np.ndarray, rv: float) -> np.ndarray:
+        """Models of the grid at the pixels, (n_row, n_pixel); 0 where they do not reach."""
+        if self.latest is None or self.latest[0] != rv:
+            start, weights = self.operator(rv)
+            self.latest = (rv, start, np.where(self.reach[:, None], weights, 0.0))
+        return self.k.observe(self.grid.flux, rows, *self.latest[1:])
 
     def shifted(self, flux: np.ndarray, samples: int) -> np.ndarray:
         """Models moved by whole samples of their grid towards the red."""
         start = np.clip(self.start - samples, 0, flux.shape[1] - self.weights.shape[1])
-        return self.k.observe(flux, start, self.weights)
+        return self.k.observe(flux, np.arange(flux.shape[0]), start, self.weights)
 
     def chi2(self, models: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
         w = self.weight if weight is None else weight
@@ -136,14 +138,36 @@ def _velocity_scan(problem: _Problem) -> tuple[float, float, bool]:
 
 def _node_fits(
     problem: _Problem,
-    models: np.ndarray,
+    rv: float,
     flux: np.ndarray,
     error: np.ndarray,
     prior: tuple[float, float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Chi-square of lines and of colours, and E(B-V), at every node."""
-    lines = problem.chi2(models)
-    phot = problem.phot
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Chi-square of lines and of colours and E(B-V) at nodes, and what to divide the first by.
+
+    Of a fine grid every few nodes are tried, and then all around the two best; the lines of the
+    others stay at infinity.
+    """
+    grid = problem.grid
+    colours, e_bv = _node_colours(problem.phot, flux, error, prior)
+    lines = np.full(colours.size, np.inf)
+    rows = grid.coarse
+    lines[rows] = problem.chi2(problem.seen(rows, rv))
+    dof = max(problem.n_pixels - problem.n_intervals - 3 - 4, 1)
+    inflate = max(float(lines.min()) / dof, 1.0) * 2.5
+    if rows.size < lines.size:
+        best = np.argsort(lines / inflate + colours)[:2]
+        rows = np.unique(np.concatenate([grid.around(int(b)) for b in best]))
+        rows = rows[np.isinf(lines[rows])]
+        lines[rows] = problem.chi2(problem.seen(rows, rv))
+        inflate = max(float(lines.min()) / dof, 1.0) * 2.5
+    return lines, colours, e_bv, inflate
+
+
+def _node_colours(
+    phot: GridPhotometry, flux: np.ndarray, error: np.ndarray, prior: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest chi-square of the colours over E(B-V), and that E(B-V), at every node."""
     use = np.isfinite(flux)
     sigma = error[use] / flux[use]
     trial = np.linspace(0.0, max(0.3, prior[0] + 3 * prior[1]), 25)
@@ -155,7 +179,7 @@ def _node_fits(
     mean = (gap @ w) / w.sum()
     colours = ((gap - mean[..., None]) ** 2) @ w + ((trial - prior[0]) / prior[1])[:, None] ** 2
     best = np.argmin(colours, axis=0)
-    return lines, colours[best, np.arange(clear.shape[0])], trial[best]
+    return colours[best, np.arange(clear.shape[0])], trial[best]
 
 
 class _Local:
@@ -166,15 +190,14 @@ class _Local:
         shape = (problem.grid.flux.shape[0], problem.star.counts.size)
         self.models, self.slope = np.empty(shape), np.empty(shape)
         self.known = np.zeros(shape[0], bool)
-        self.operators = [problem.operator(v) for v in (rv, rv + _STEPS[3])]
+        self.operators = [
+            (start, np.where(problem.reach[:, None], weights, 0.0))
+            for start, weights in (problem.operator(v) for v in (rv, rv + _STEPS[3]))
+        ]
 
     def _make(self, rows: np.ndarray) -> None:
         problem = self.problem
-        flux = problem.grid.flux[rows]
-        here, there = (
-            problem.k.observe(flux, start, np.where(problem.reach[:, None], weights, 0.0))
-            for start, weights in self.operators
-        )
+        here, there = (problem.k.observe(problem.grid.flux, rows, *o) for o in self.operators)
         self.models[rows], self.slope[rows] = here, (there - here) / _STEPS[3]
         self.known[rows] = True
 
@@ -182,8 +205,9 @@ class _Local:
         missing = rows[~self.known[rows]]
         if missing.size:
             self._make(missing)
-        out = weights @ self.models[rows] + (rv - self.rv) * (weights @ self.slope[rows])
-        return np.asarray(out)
+        return np.asarray(
+            self.problem.k.combine(self.models, self.slope, rows, weights, float(rv - self.rv))
+        )
 
 
 def _residuals(
@@ -213,8 +237,11 @@ def _refine(
     flux: np.ndarray,
     error: np.ndarray,
     prior: tuple[float, float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Levenberg-Marquardt within the grid; parameters, their covariance, residuals."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Levenberg-Marquardt within the grid.
+
+    Parameters, their covariance, residuals; and the step and covariance of lines and priors alone.
+    """
     problem = local.problem
     low = np.array([*problem.grid.limits[:, 0], -problem.config.rv_limit, 0.0, -np.inf, -1e3])
     high = np.array([*problem.grid.limits[:, 1], problem.config.rv_limit, 3.0, np.inf, 1e3])
@@ -262,8 +289,12 @@ def _refine(
     extent = np.array(
         [*(problem.grid.limits[:, 1] - problem.grid.limits[:, 0]), 600.0, 3.0, 10.0, 1e3]
     )
-    normal += np.diag(1.0 / np.maximum(extent, 1e-3) ** 2)
-    return p, np.linalg.inv(normal), r
+    bounds = np.diag(1.0 / np.maximum(extent, 1e-3) ** 2)
+    n_lines = problem.star.counts.size
+    others = np.r_[0:n_lines, r.size - 2 : r.size]  # all but the bands
+    alone = np.linalg.inv(jac[others].T @ jac[others] + bounds)
+    step = -alone @ (jac[others].T @ r[others])
+    return p, np.linalg.inv(normal + bounds), r, (step, alone)
 
 
 def _weights_with_floor(problem: _Problem, fit: np.ndarray) -> tuple[np.ndarray, float, int]:

@@ -68,19 +68,46 @@ def observation_operator(  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True, fastmath=True)
 def observe(  # pragma: no cover - compiled
-    models: np.ndarray, start: np.ndarray, weights: np.ndarray
+    models: np.ndarray, rows: np.ndarray, start: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Models (n_model, n_sample) seen through an observation operator: (n_model, n_pixel)."""
-    n_model, n_pix, width = models.shape[0], start.size, weights.shape[1]
-    out = np.empty((n_model, n_pix))
-    for m in range(n_model):
-        row = models[m]
+    """Rows of models (n_model, n_sample) seen through an observation operator: (n_row, n_pixel)."""
+    n_row, n_pix, width = rows.size, start.size, weights.shape[1]
+    out = np.empty((n_row, n_pix))
+    whole = n_row - n_row % 4
+    for m in range(0, whole, 4):
+        one, two, three, four = rows[m], rows[m + 1], rows[m + 2], rows[m + 3]
+        for p in range(n_pix):
+            first = start[p]
+            a = b = c = d = 0.0
+            for j in range(width):
+                w = weights[p, j]
+                a += w * models[one, first + j]
+                b += w * models[two, first + j]
+                c += w * models[three, first + j]
+                d += w * models[four, first + j]
+            out[m, p], out[m + 1, p], out[m + 2, p], out[m + 3, p] = a, b, c, d
+    for m in range(whole, n_row):
+        row = rows[m]
         for p in range(n_pix):
             first = start[p]
             total = 0.0
             for j in range(width):
-                total += weights[p, j] * row[first + j]
+                total += weights[p, j] * models[row, first + j]
             out[m, p] = total
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def combine(  # pragma: no cover - compiled
+    models: np.ndarray, slope: np.ndarray, rows: np.ndarray, weights: np.ndarray, shift: float
+) -> np.ndarray:
+    """Weighted sum of some rows of ``models + shift * slope``."""
+    out = np.zeros(models.shape[1])
+    for r in range(rows.size):
+        w, v = weights[r], weights[r] * shift
+        one, two = models[rows[r]], slope[rows[r]]
+        for p in range(out.size):
+            out[p] += w * one[p] + v * two[p]
     return out
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from pogson.errors import CalibrationError
 from pogson.spectro import _match_kernels as kernels
+from pogson.spectro._shape_modes import BroadSolution, ShapePriors, solve_broad_shape
 from pogson.spectro.star_rejection import find_wrong_stars
 from pogson.spectro.throughput import ResponseConfig, ResponseSolution, StandardData, _power
 
@@ -91,6 +93,7 @@ class JointFit:
         self.x0 = 0.5 * (low + high)
         self.scatter = config.template_scatter
         self.absorption_known = False
+        self.broad: BroadSolution | None = None
         ratios = [
             np.sum(s.ivar * s.model * s.counts) / np.sum(s.ivar * s.model**2) for s in self.stars
         ]
@@ -113,6 +116,8 @@ class JointFit:
         self._learn_scatter(curves, noise)
         self._rounds(n, 2)
         curves, noise = self._curves(edges, self._response_at)
+        if self._shift_shape(curves, noise):
+            curves, noise = self._curves(edges, self._response_at)
         return self._result(curves, noise, scores)
 
     # ---- stars ---------------------------------------------------------------------------------
@@ -331,6 +336,44 @@ class JointFit:
             excess = float(np.sum(np.maximum(per_star, 0.0))) * (n - 1) / n
         self.scatter = float(np.sqrt((prior * prior_dof + excess) / (prior_dof + n - 1)))
 
+    def _shift_shape(self, curves: np.ndarray, noise: np.ndarray) -> bool:
+        """Let the photometry of all stars decide on the broad shape, with their models' errors."""
+        config = self.config
+        shapes = [s.data.shape for s in self.stars if s.data.shape is not None]
+        if len(shapes) < len(self.stars) or config.template_common <= 0:
+            return False
+        slopes = config.slopes and len(self.stars) >= 3
+        priors = ShapePriors(
+            config.template_common,
+            self.scatter,
+            grey=2 * config.rejection.grey,
+            slope=config.rejection.slope / (self.range[1] - self.range[0]) if slopes else 0.0,
+            zero_point=max(config.zero_point_error / 1.0857, 1e-6),
+        )
+        edges = np.linspace(*self.range, _BINS + 1)
+        derivatives = []
+        for s, shape in zip(self.stars, shapes, strict=True):
+            w = np.where(s.telluric, 0.0, s.ivar * s.model**2) + 1e-30
+            place = np.clip(np.digitize(s.x, edges) - 1, 0, _BINS - 1)
+            bottom = np.bincount(place, w, _BINS)
+            derivatives.append(
+                np.array([np.bincount(place, w * d, _BINS) / bottom for d in shape.derivative])
+            )
+        self.broad = solve_broad_shape(self.bins, curves, noise, shapes, derivatives, priors)
+        x = np.linspace(*self.range, 12 * self.n)
+        change = CubicSpline(self.bins, self.broad.correction)(
+            np.clip(x, self.bins[0], self.bins[-1])
+        )
+        basis = np.zeros((x.size, self.n + 3))
+        index, value = kernels.uniform_spline(x, *self.range, self.n)
+        np.put_along_axis(basis, index[:, None] + np.arange(4), value, axis=1)
+        self.c = np.linalg.lstsq(basis, (basis @ self.c) * np.exp(change), rcond=None)[0]
+        for s, grey, slope in zip(self.stars, self.broad.grey, self.broad.slope, strict=True):
+            s.grey += float(grey)
+            s.slope += float(slope)
+        self._solve_telluric()
+        return True
+
     # ---- result --------------------------------------------------------------------------------
 
     def _covariance(self) -> np.ndarray:
@@ -371,6 +414,12 @@ class JointFit:
         template = np.sqrt(np.maximum(shape, 0.5 * (shape + local)) + config.template_floor**2)
         errors = np.array([s.data.log_scale_error for s in self.stars])
         scale = np.sqrt(np.sum(errors**2) / n**2 + config.scale_floor**2)
+        covariance = None
+        if self.broad is not None:  # shared mismatch and zero points are part of it
+            scale = np.sqrt(self.broad.covariance.mean())
+            centre = np.eye(_BINS) - 1.0 / _BINS
+            covariance = centre @ self.broad.covariance @ centre
+            template = np.sqrt(np.diag(covariance))
         names = tuple(s.name for s in self.given)
         kept = {s.data.name: s for s in self.stars}
         chi2, count = 0.0, 0
@@ -392,6 +441,7 @@ class JointFit:
             self.tell_lam, self.tell, self.tell_var, self.airmass,
             float(scale), self.bins, template, self.bins, table, scores,
             chi2, count - (self.n + 3) - 2 * n - self.tell_lam.size, config,
+            template_covariance=covariance,
         )  # fmt: skip
 
 

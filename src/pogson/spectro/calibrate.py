@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from pogson.errors import CalibrationError, MissingDataError, PogsonError, PogsonValueError
 from pogson.parallel import get_executor, usable_cores
 from pogson.sed import load_filter_curves
+from pogson.spectro.atmosphere_extinction import AtmosphereExtinction, load_atmosphere_extinction
 from pogson.spectro.containers import CalibrationVector, Photometry
 from pogson.spectro.frame import FibreSpectra
 from pogson.spectro.grid_photometry import GridPhotometry, as_bands
@@ -46,9 +48,10 @@ class FluxCalConfig:
         Filter curves by the names the photometry uses; by default the known curves of its names.
     law, r_v : str, float, optional
         Extinction law of interstellar dust.
-    extinction : callable, optional
-        Atmospheric extinction in magnitudes per airmass at wavelengths in Angstrom. Without it the
-        response holds for the airmass of the standards.
+    extinction : str, AtmosphereExtinction or callable, optional
+        Atmospheric extinction: an observatory of `OBSERVATORIES`, a curve, or a function that
+        gives magnitudes per airmass at wavelengths in Angstrom. Without it the response holds for
+        the airmass of the standards.
     workers : int, optional
         Threads that match stars; all usable cores by default.
 
@@ -56,6 +59,8 @@ class FluxCalConfig:
     --------
     >>> FluxCalConfig().mask_regions
     'telluric_default'
+    >>> FluxCalConfig(extinction="paranal").extinction(np.array([4000.0])).round(3)
+    array([0.338])
     """
 
     match: MatchConfig = field(default_factory=MatchConfig)
@@ -64,8 +69,21 @@ class FluxCalConfig:
     bands: Any = None
     law: str = "F99"
     r_v: float = 3.1
-    extinction: Callable[[np.ndarray], np.ndarray] | None = None
+    extinction: Any = None
     workers: int | None = None
+
+    def __post_init__(self) -> None:
+        curve = self.extinction
+        if isinstance(curve, str):
+            curve = load_atmosphere_extinction(curve)
+        if isinstance(curve, AtmosphereExtinction):
+            # beyond the red end of a table extinction is small and flat
+            object.__setattr__(self, "extinction", partial(curve, extrapolate=True))
+        elif curve is not None and not callable(curve):
+            raise PogsonValueError(
+                f"extinction is {curve!r}; give the name of an observatory, an "
+                f"AtmosphereExtinction or a function of the wavelength."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,6 +329,8 @@ def calibrate_fibres(
     ------
     MissingDataError
         If a standard is not in the frame, or the frame has no line spread.
+    PogsonValueError
+        If a fibre or a name is given twice.
     CalibrationError
         If no standard could be matched; every reason is in the message.
 
@@ -325,10 +345,15 @@ def calibrate_fibres(
     >>> bool(np.nanstd(ratio) < 0.02)
     True
     """
+    from threadpoolctl import threadpool_limits
+
     config = config or FluxCalConfig()
     items = _standards(standards)
     rows = [frame.row(fibre) for fibre, _ in items]
     names = [frame.names[r] or f"fibre {frame.fibre_ids[r]}" for r in rows]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise PogsonValueError(f"The star {twice[0]!r} is given twice; names must differ.")
     bands = config.bands
     if bands is None:
         bands = load_filter_curves(sorted({b for _, p in items for b in p.filter_names}))
@@ -344,27 +369,9 @@ def calibrate_fibres(
             stars[name] = _star_spectrum(frame, row, name, regions)
         except PogsonError as error:
             stars[name] = str(error)
-    matches, failures = _match_all(stars, dict(zip(names, items, strict=True)), phot, config, None)
-    solution: ResponseSolution | None = None
-    for _ in range(2):
-        if solution is not None:
-            # the response of all stars takes the place of the smooth continuum of each alone
-            matches, failures = _match_all(
-                stars, dict(zip(names, items, strict=True)), phot, config, (solution, matches)
-            )
-        if not matches:
-            raise CalibrationError(
-                "No standard star could be matched. "
-                + " ".join(f"{n}: {r}" for n, r in failures.items())
-            )
-        data = [
-            _standard_data(frame, row, matches[name], config)
-            for name, row in zip(names, rows, strict=True)
-            if name in matches
-        ]
-        solution = solve_response(data, response)
-    if solution is None:  # the loop above has run
-        raise CalibrationError("No response was solved.")
+    given = dict(zip(names, items, strict=True))
+    with threadpool_limits(1):  # the matrices are small
+        solution, matches, failures = _solve(frame, rows, stars, given, phot, config, response)
     return FluxCalibration(
         solution,
         matches,
@@ -375,6 +382,35 @@ def calibrate_fibres(
         frame.unit,
         config,
     )
+
+
+def _solve(
+    frame: FibreSpectra,
+    rows: Sequence[int],
+    stars: Mapping[str, StarSpectrum | str],
+    standards: Mapping[str, tuple[int | str, Photometry]],
+    phot: GridPhotometry,
+    config: FluxCalConfig,
+    response: ResponseConfig,
+) -> tuple[ResponseSolution, dict[str, StarMatch], dict[str, str]]:
+    """Match and solve, and once more with the response of all stars instead of each one's own."""
+    earlier: tuple[ResponseSolution, Mapping[str, StarMatch]] | None = None
+    while True:
+        matches, failures = _match_all(stars, standards, phot, config, earlier)
+        if not matches:
+            raise CalibrationError(
+                "No standard star could be matched. "
+                + " ".join(f"{n}: {r}" for n, r in failures.items())
+            )
+        data = [
+            _standard_data(frame, row, matches[name], config)
+            for name, row in zip(stars, rows, strict=True)
+            if name in matches
+        ]
+        solution = solve_response(data, response)
+        if earlier is not None:
+            return solution, matches, failures
+        earlier = (solution, matches)
 
 
 def _match_all(
@@ -435,4 +471,5 @@ def _standard_data(
         scale_error,
         match.shape_modes,
         match.misfit,
+        match.shape,
     )

@@ -109,7 +109,7 @@ class FibreSpectra(_Comparable):
         mask |= np.where(lost, PixelMask.NOT_FINITE, 0).astype(np.uint32)
         counts[lost] = np.nan
         no_ivar = ~(np.isfinite(ivar) & (ivar > 0))
-        mask |= np.where(no_ivar & ~lost, PixelMask.NO_IVAR, 0).astype(np.uint32)
+        mask |= np.where(no_ivar & ~lost & (mask == 0), PixelMask.NO_IVAR, 0).astype(np.uint32)
         ivar[no_ivar | lost | (mask != 0)] = 0.0
         for name, value in (
             ("wavelength", lam),
@@ -228,7 +228,7 @@ class FibreSpectra(_Comparable):
         good = ivar > 0
         variance = np.where(good, 1.0 / np.where(good, ivar, 1.0), 0.0)
         meta = {"fiber_id": int(self.fibre_ids[row]), "fiber_name": self.names[row]}
-        meta |= {"exptime": self.exposure_time, "bunit": self.unit}
+        meta |= {"exptime": self.exposure_time, "airmass": self.airmass, "bunit": self.unit}
         return Spectrum1D(self.fibre_wavelength(row), self.counts[row], variance, good, meta)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> FibreSpectra:

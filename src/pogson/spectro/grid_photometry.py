@@ -61,6 +61,7 @@ class GridPhotometry:
     curve: np.ndarray = None  # type: ignore[assignment]
     _log_flux: np.ndarray = None  # type: ignore[assignment]
     _slopes: np.ndarray = None  # type: ignore[assignment]
+    _operators: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         from dust_extinction import parameter_averages
@@ -92,6 +93,7 @@ class GridPhotometry:
             "curve": curve,
             "_log_flux": logs[0],
             "_slopes": np.array([first - second * _EBV[1], second]),
+            "_operators": matrix,
         }
         for key, value in values.items():
             object.__setattr__(self, key, value)
@@ -106,6 +108,26 @@ class GridPhotometry:
         slope = weights @ self._slopes[0, rows]
         bend = weights @ self._slopes[1, rows]
         return np.asarray(clear * np.exp(e_bv * (slope + e_bv * bend)))
+
+    def band_shares(
+        self, rows: np.ndarray, weights: np.ndarray, e_bv: float, n: int = 96
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Share of wavelengths in the band fluxes of a weighted sum of models behind dust.
+
+        Returns
+        -------
+        position : ndarray, shape (n,)
+            ln(wavelength), even, over the range of the bands.
+        shares : ndarray, shape (n_band, n)
+            Rows add to 1.
+        """
+        through = self._operators * (weights @ self.grid.flux[rows]) * self.reddening(e_bv)
+        seen = np.flatnonzero(np.any(through > 0, axis=0))
+        x = self.grid.log_start + self.grid.log_step * np.arange(through.shape[1])
+        edges = np.linspace(x[seen[0]], x[seen[-1]] + 1e-9, n + 1)
+        place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, n - 1)
+        shares = np.array([np.bincount(place, row, n) for row in through])
+        return 0.5 * (edges[1:] + edges[:-1]), shares / shares.sum(axis=1, keepdims=True)
 
     def observed(self, photometry: Photometry, floor: float) -> tuple[np.ndarray, np.ndarray]:
         """Fluxes (nJy) and errors of a star in the bands of ``names``; NaN where missing.

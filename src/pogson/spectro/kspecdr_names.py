@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from pogson.spectro.containers import (
     StellarTemplate,
 )
 from pogson.spectro.grid_photometry import GridPhotometry, as_bands
+from pogson.spectro.kspecdr_apply import apply_flux_calibration, shared_conditions
 from pogson.spectro.line_spread import LineSpread
 from pogson.spectro.mask_regions import load_mask_regions
 from pogson.spectro.matching import MatchConfig, StarMatch, StarSpectrum, match_star
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 _FLOOR = 0.01
-_BUNIT = "erg / (Angstrom s cm2)"
 
 
 def _sigma(wavelength: np.ndarray, fwhm: Any, coefficients: Sequence[float] | None) -> np.ndarray:
@@ -314,6 +314,7 @@ def compute_calibration_vector_for_star(
         "ivar": ivar,
         "model": match.model,
         "shape_modes": match.shape_modes,
+        **{k: v for k, v in observed.meta.items() if k in ("exptime", "airmass", "bunit")},
     }
     return CalibrationVector(
         observed.wavelength, factor, np.where(good, factor**2 * relative, np.nan), good, meta
@@ -359,7 +360,7 @@ def combine_calibration_vectors(
     Raises
     ------
     PogsonValueError
-        If there are no vectors, grids differ or the method is unknown.
+        If there are no vectors, grids or exposure times differ or the method is unknown.
 
     Notes
     -----
@@ -387,6 +388,7 @@ def combine_calibration_vectors(
             raise PogsonValueError(
                 f"{v!r} is not on the wavelengths of the first vector; resample the spectra first."
             )
+    conditions = shared_conditions(vectors)
     stars = [_standard(v, i) for i, v in enumerate(vectors)]
     most = max(4, lam.size // max(int(smooth_window), 5))
     knots = tuple(k for k in (4, 8, 14, 20, 28, 40, 56, 80, 112, 160) if k <= most)
@@ -399,7 +401,7 @@ def combine_calibration_vectors(
         common = solution.log_scale_error**2 + solution.template_error(lam) ** 2
         total = factor**2 * (variance / throughput**2 + common)
     combined = CalibrationVector(
-        lam, np.where(good, factor, np.nan), np.where(good, total, np.nan), good
+        lam, np.where(good, factor, np.nan), np.where(good, total, np.nan), good, conditions
     )
     residuals = []
     for v in vectors:
@@ -500,119 +502,3 @@ def _level(variance: np.ndarray) -> np.ndarray:
         return variance
     filled = np.interp(np.arange(variance.size), np.flatnonzero(good), variance[good])
     return np.asarray(median_filter(filled, 51, mode="nearest"))
-
-
-def apply_flux_calibration(
-    spectra: Any,
-    variance: Any,
-    calibration: CalibrationVector | FluxCalibrationResult,
-    update_header: Any = None,
-    *,
-    wavelength: Any = None,
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Multiply spectra by a calibration vector.
-
-    Parameters
-    ----------
-    spectra, variance : array_like, shape (n_fibre, n_pixel), (n_pixel, n_fibre) or (n_pixel,)
-        Counts and their variance.
-    calibration : CalibrationVector or FluxCalibrationResult
-        What to apply.
-    update_header : mapping, optional
-        A header to be updated in place too (one HISTORY card a star).
-    wavelength : array_like, optional
-        Wavelengths of the spectra; checked against those of the calibration.
-
-    Returns
-    -------
-    cal_spectra, cal_variance : ndarray, same shape
-        ``sigma^2 = sigma_obs^2 Cal^2 + C^2 sigma_Cal^2``; NaN where the calibration is masked.
-        The second term is shared by all fibres: do not average it down.
-    header_updates : dict
-        BUNIT, FLUXCAL, FCALNSTR, FCALRMS (absent for one star) and HISTORY, a list.
-
-    Raises
-    ------
-    PogsonValueError
-        If no axis has the length of the calibration, or both have, or the wavelengths differ.
-
-    Examples
-    --------
-    >>> vector = CalibrationVector([5000.0, 5001.0, 5002.0], [1e-17, np.nan, 2e-17], [0, 0, 0])
-    >>> flux, var, header = apply_flux_calibration([[5.0, 5.0, -5.0]], np.ones((1, 3)), vector)
-    >>> flux, header["BUNIT"]
-    (array([[ 5.e-17, nan, -1.e-16]]), 'erg / (Angstrom s cm2)')
-    """
-    result = calibration if isinstance(calibration, FluxCalibrationResult) else None
-    vector = result.combined_vector if result is not None else calibration
-    if not isinstance(vector, CalibrationVector):
-        raise PogsonValueError(f"Not a calibration: {calibration!r}.")
-    counts, var = np.asarray(spectra, np.float64), np.asarray(variance, np.float64)
-    n = vector.wavelength.size
-    if counts.shape != var.shape or counts.ndim not in (1, 2) or n not in counts.shape:
-        raise PogsonValueError(
-            f"Spectra of shape {counts.shape} and variance of {var.shape} do not fit a calibration "
-            f"of {n} pixels; one axis must have that length."
-        )
-    if wavelength is not None:
-        lam = np.asarray(wavelength, np.float64)
-        if lam.shape[-1] != n or np.max(np.abs(lam - vector.wavelength)) > 0.05:
-            raise PogsonValueError(
-                f"The spectra are at {lam.min():g}-{lam.max():g} Angstrom, not on the grid of the "
-                f"calibration, {vector.wavelength[0]:g}-{vector.wavelength[-1]:g}; resample it."
-            )
-    if counts.ndim == 2 and counts.shape == (n, n):
-        raise PogsonValueError(
-            f"Spectra of shape {counts.shape}: rows and columns are both {n} long, so that fibres "
-            f"and pixels cannot be told apart; apply the calibration fibre by fibre."
-        )
-    turned = counts.ndim == 2 and counts.shape[1] != n
-    c = np.where(vector.mask, vector.cal_factor, np.nan)
-    vc = np.where(vector.mask, vector.cal_variance, np.nan)
-    if turned:
-        c, vc = c[:, None], vc[:, None]
-    out, total = counts * c, var * c**2 + counts**2 * vc
-    total = np.where(np.isfinite(out), total, np.nan)
-    header = _header(vector, result)
-    if update_header is not None:
-        _update(update_header, header)
-    return out, total, header
-
-
-def _header(vector: CalibrationVector, result: FluxCalibrationResult | None) -> dict[str, Any]:
-    stars = [vector] if result is None else list(result.per_star_vectors)
-    summary = {} if result is None else result.summary
-    header: dict[str, Any] = {
-        "BUNIT": _BUNIT,
-        "FLUXCAL": True,
-        "FCALNSTR": int(summary.get("n_stars_used", 1)),
-    }
-    rms = float(summary.get("rms_scatter", np.nan))
-    if np.isfinite(rms):
-        header["FCALRMS"] = rms
-    lost = summary.get("rejected", {})
-    history = []
-    for v in stars:
-        m = v.meta
-        if "teff" not in m:
-            continue
-        line = (
-            f"FLUXCAL star={m['star_name']} fibre={m['fiber_id']} Teff={m['teff']:.0f} "
-            f"logg={m['logg']:.2f} [M/H]={m['feh']:+.2f} RV={m['rv_kms']:.1f} "
-            f"scale={m['scale_factor']:.5g}"
-        )
-        history.append(line + (" REJECTED" if m["star_name"] in lost else ""))
-    header["HISTORY"] = history
-    return header
-
-
-def _update(header: Any, updates: Mapping[str, Any]) -> None:
-    add = getattr(header, "add_history", None)
-    for key, value in updates.items():
-        if key != "HISTORY":
-            header[key] = value
-        elif add is not None:
-            for line in value:
-                add(line)
-        else:
-            header[key] = list(value)

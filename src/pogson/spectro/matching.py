@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from pogson.spectro._match_fit import (
     _velocity_scan,
     _weights_with_floor,
 )
+from pogson.spectro._shape_modes import StarShape
 from pogson.spectro.containers import Photometry
 from pogson.spectro.grid_photometry import GridPhotometry
 from pogson.spectro.star_match import _PARAMETERS, MatchConfig, StarMatch, StarSpectrum
 
 __all__ = ["MatchConfig", "StarMatch", "StarSpectrum", "cross_correlate_rv", "match_star"]
+
+_SHAPES = [0, 1, 2, 4, 5]  # of the parameters: those that shape the model
 
 
 def cross_correlate_rv(
@@ -131,23 +135,25 @@ def match_star(
         max(float(meta.get("ebv_error", config.e_bv_error)), 1e-4),
     )
     if start is None:
-        p, models, found, second, at_edge = _search(problem, flux, error, prior)
-        best, node = problem.fit(models[found]), problem.grid.names[found]
+        p, model, found, second, at_edge = _search(problem, flux, error, prior)
+        best, node = problem.fit(model), problem.grid.names[found]
     else:
         p = np.array([getattr(start, name) for name in _PARAMETERS] + [start.line_offset])
         rows, weights = problem.grid.weights(p[0] + p[6], p[1], p[2])
         node = start.nearest
         second, at_edge = start.runner_up_chi2, False
-        best = problem.fit(problem.seen(weights @ problem.grid.flux[rows], p[3])[0])
+        best = problem.fit(weights @ problem.seen(rows, p[3]))
     root, misfit, clipped = _weights_with_floor(problem, best)
     local = _Local(problem, float(p[3]))
-    p, covariance, residual = _refine(local, p, root, flux, error, prior)
+    p, covariance, residual, alone = _refine(local, p, root, flux, error, prior)
     if abs(p[3] - local.rv) > 0.5 * _STEPS[3]:
         local = _Local(problem, float(p[3]))
-        p, covariance, residual = _refine(local, p, root, flux, error, prior)
-    return _result(
+        p, covariance, residual, alone = _refine(local, p, root, flux, error, prior)
+    result = _result(
         local, p, covariance, residual, flux, error, misfit, clipped, node, second, at_edge
     )
+    bare = phot.observed(photometry, 0.0)[1]
+    return replace(result, shape=_star_shape(local, p, alone, flux, bare / flux))
 
 
 def _search(
@@ -156,17 +162,14 @@ def _search(
     """First parameters from velocities and all nodes of the grid."""
     grid, phot = problem.grid, problem.phot
     rv, _, at_edge = _velocity_scan(problem)
-    models = problem.seen(grid.flux, rv)
-    lines, colours, e_bv = _node_fits(problem, models, flux, error, prior)
-    dof = max(problem.n_pixels - problem.n_intervals - 3 - 4, 1)
-    inflate = max(float(lines.min()) / dof, 1.0) * 2.5
+    lines, colours, e_bv, inflate = _node_fits(problem, rv, flux, error, prior)
     best = int(np.argmin(lines / inflate + colours))
     start = np.array([grid.teff[best], grid.logg[best], grid.feh[best], rv, e_bv[best], 0.0, 0.0])
     use = np.isfinite(flux)
     bare = phot.fluxes(np.array([best]), np.ones(1), e_bv[best])
     start[5] = np.average(np.log(flux[use] / bare[use]), weights=(flux[use] / error[use]) ** 2)
     second = float(np.partition(lines, 1)[1]) if lines.size > 1 else float("nan")
-    return start, models, best, second, at_edge
+    return start, problem.seen(np.array([best]), rv)[0], best, second, at_edge
 
 
 def _result(
@@ -185,17 +188,9 @@ def _result(
     problem = local.problem
     grid, phot, star = problem.grid, problem.phot, problem.star
 
-    grid_x = grid.log_start + grid.log_step * np.arange(grid.flux.shape[1])
-    at_rest = np.log(star.wavelength) - np.arctanh(p[3] / _C_KMS)
-    curve = np.interp(at_rest, grid_x, phot.curve)
-
-    def sed(q: np.ndarray) -> np.ndarray:
-        seen = local.seen(*grid.weights(*q[:3]), q[3])
-        return np.asarray(
-            np.where(problem.reach, np.exp(q[5]) * seen * 10 ** (-0.4 * q[4] * curve), np.nan)
-        )
-
-    model, modes = sed(p), _shape_modes(sed, p, covariance, grid.limits[:, 1])
+    sed = _sed(local, p[3])
+    root = np.linalg.cholesky(covariance[np.ix_(_SHAPES, _SHAPES)] + 1e-18 * np.eye(5))
+    model, modes = sed(p), root.T @ _derivative(sed, p, grid.limits[:, 1])
     rows, weights = grid.weights(*p[:3])
     at_lines = grid.weights(p[0] + p[6], p[1], p[2])
     synthetic = np.exp(p[5]) * phot.fluxes(rows, weights, p[4])
@@ -236,22 +231,67 @@ def _result(
     )
 
 
-def _shape_modes(
-    sed: Callable[[np.ndarray], np.ndarray], p: np.ndarray, covariance: np.ndarray, top: np.ndarray
+def _sed(local: _Local, rv: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Flux density at the pixels as a function of the parameters."""
+    problem = local.problem
+    grid = problem.grid
+    grid_x = grid.log_start + grid.log_step * np.arange(grid.flux.shape[1])
+    at_rest = np.log(problem.star.wavelength) - np.arctanh(rv / _C_KMS)
+    curve = np.interp(at_rest, grid_x, problem.phot.curve)
+
+    def sed(q: np.ndarray) -> np.ndarray:
+        seen = local.seen(*grid.weights(*q[:3]), q[3])
+        return np.asarray(
+            np.where(problem.reach, np.exp(q[5]) * seen * 10 ** (-0.4 * q[4] * curve), np.nan)
+        )
+
+    return sed
+
+
+def _derivative(
+    values: Callable[[np.ndarray], np.ndarray], p: np.ndarray, top: np.ndarray
 ) -> np.ndarray:
-    """Errors of ln(model) from those of the parameters, one independent mode a row."""
-    keep = [0, 1, 2, 4, 5]
-    model = sed(p)
-    derivative = np.zeros((5, model.size))
-    for row, i in enumerate(keep):
+    """Derivative of ln(values) by the parameters that shape a model, one a row."""
+    here = values(p)
+    derivative = np.zeros((len(_SHAPES), here.size))
+    for row, i in enumerate(_SHAPES):
         other, step = p.copy(), _STEPS[i]
         if i < 3 and p[i] + step > top[i]:
             step = -step
         other[i] += step
         with np.errstate(invalid="ignore", divide="ignore"):
-            derivative[row] = np.nan_to_num(np.log(sed(other) / model) / step)
-    root = np.linalg.cholesky(covariance[np.ix_(keep, keep)] + 1e-18 * np.eye(5))
-    return np.asarray(root.T @ derivative)
+            derivative[row] = np.nan_to_num(np.log(values(other) / here) / step)
+    return derivative
+
+
+def _star_shape(
+    local: _Local,
+    p: np.ndarray,
+    alone: tuple[np.ndarray, np.ndarray],
+    flux: np.ndarray,
+    error: np.ndarray,
+) -> StarShape:
+    """What the lines alone say, and the photometry, for the joint solution."""
+    phot, grid = local.problem.phot, local.problem.grid
+    use = np.isfinite(flux)
+
+    def bands(q: np.ndarray) -> np.ndarray:
+        return np.asarray(np.exp(q[5]) * phot.fluxes(*grid.weights(*q[:3]), q[4])[use])
+
+    top = grid.limits[:, 1]
+    position, shares = phot.band_shares(*grid.weights(*p[:3]), p[4])
+    step, covariance = alone
+    return StarShape(
+        step[_SHAPES],
+        covariance[np.ix_(_SHAPES, _SHAPES)],
+        _derivative(_sed(local, p[3]), p, top),
+        np.log(flux[use] / bands(p)),
+        error[use],
+        _derivative(bands, p, top).T,
+        tuple(n for n, u in zip(phot.names, use, strict=True) if u),
+        position,
+        shares[use],
+    )
 
 
 def _flags(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from pogson.errors import CalibrationError, PogsonValueError
+from pogson.errors import PogsonValueError
 from pogson.sed.bandpass import Bandpass
+from pogson.spectro._grid_nodes import GridNodes
 
 __all__ = ["ModelGrid"]
 
-_C_KMS = 299792.458
-_SMALLEST_COVERAGE = 0.99
+_COARSE = (200.0, 0.4, 0.4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class ModelGrid:
     Notes
     -----
     A spectrum between nodes is a weighted sum of spectra at nodes, each first divided by its mean:
-    Lagrange interpolation over up to four nodes in Teff and in [Fe/H], linear in log g. Because it
-    is linear it commutes with convolution and resampling, so that nodes are seen through an
-    instrument once and combined afterwards. Holes of the grid are filled along Teff.
+    Lagrange interpolation over up to four nodes an axis, as in `TemplateLibrary.interpolate`.
+    Because it is linear it commutes with convolution and resampling, so that nodes are seen through
+    an instrument once and combined afterwards. Holes of the grid are filled from their neighbours.
 
     Examples
     --------
@@ -155,39 +155,14 @@ class ModelGrid:
         return np.exp(self.log_start + self.log_step * np.arange(self.flux.shape[1]))
 
     @cached_property
-    def _axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return np.unique(self.teff), np.unique(self.logg), np.unique(self.feh)
-
-    @property
-    def limits(self) -> np.ndarray:
-        """Smallest and largest Teff, log g and [Fe/H]: shape (3, 2)."""
-        return np.array([(axis[0], axis[-1]) for axis in self._axes])
+    def nodes(self) -> GridNodes:
+        """Where the models lie in (Teff, log g, [Fe/H])."""
+        return GridNodes(self.teff, self.logg, self.feh)
 
     @cached_property
-    def _table(self) -> dict[tuple[int, int, int], list[tuple[int, float]]]:
-        """Rows and weights that make each node; a missing node comes from its row of Teff."""
-        axes = self._axes
-        place = [
-            np.searchsorted(a, v)
-            for a, v in zip(axes, (self.teff, self.logg, self.feh), strict=True)
-        ]
-        have = {
-            (int(i), int(j), int(k)): row for row, (i, j, k) in enumerate(zip(*place, strict=True))
-        }
-        table: dict[tuple[int, int, int], list[tuple[int, float]]] = {}
-        for j in range(axes[1].size):
-            for k in range(axes[2].size):
-                held = np.array([i for i in range(axes[0].size) if (i, j, k) in have])
-                for i in range(axes[0].size):
-                    if (i, j, k) in have:
-                        table[i, j, k] = [(have[i, j, k], 1.0)]
-                    elif held.size:
-                        near = np.sort(held[np.argsort(np.abs(held - i), kind="stable")[:2]])
-                        w = _lagrange(axes[0][near], axes[0][i])
-                        table[i, j, k] = [
-                            (have[int(n), j, k], float(v)) for n, v in zip(near, w, strict=True)
-                        ]
-        return table
+    def limits(self) -> np.ndarray:
+        """Smallest and largest Teff, log g and [Fe/H]: shape (3, 2)."""
+        return np.array(self.nodes.bounds)
 
     def weights(self, teff: float, logg: float, feh: float) -> tuple[np.ndarray, np.ndarray]:
         """Rows and weights whose sum is the spectrum at these labels (clipped to the grid).
@@ -198,19 +173,7 @@ class ModelGrid:
         >>> grid.weights(5625.0, 4.0, 0.0)
         (array([0, 1]), array([0.75, 0.25]))
         """
-        parts = [
-            _stencil(axis, value, width)
-            for axis, value, width in zip(self._axes, (teff, logg, feh), (4, 2, 4), strict=True)
-        ]
-        total: dict[int, float] = {}
-        for i, wi in zip(*parts[0], strict=True):
-            for j, wj in zip(*parts[1], strict=True):
-                for k, wk in zip(*parts[2], strict=True):
-                    for row, w in self._table.get((int(i), int(j), int(k)), []):
-                        total[row] = total.get(row, 0.0) + wi * wj * wk * w
-        rows = np.array(sorted(total), np.int64)
-        weight = np.array([total[int(r)] for r in rows])
-        return rows, weight / weight.sum()
+        return self.nodes.weights(teff, logg, feh, clip=True)
 
     def spectrum(self, teff: float, logg: float, feh: float) -> np.ndarray:
         """Flux per Angstrom (mean 1) at these labels, on `wavelength`."""
@@ -224,6 +187,27 @@ class ModelGrid:
         middle = (0.5 * (g0 + g1), 0.3 * z0 + 0.7 * z1)
         return np.array([self.spectrum(t0 + f * (t1 - t0), *middle) for f in (0.15, 0.5, 0.85)])
 
+    @cached_property
+    def coarse(self) -> np.ndarray:
+        """Rows for a first look: nodes about 200 K, 0.4 and 0.4 dex apart, the ends among them."""
+        keep = np.ones(self.teff.size, bool)
+        for axis, label, step in zip(
+            self.nodes.axes, (self.teff, self.logg, self.feh), _COARSE, strict=True
+        ):
+            chosen = [axis[0]]
+            for value in axis[1:]:
+                if value - chosen[-1] >= step or value == axis[-1]:
+                    chosen.append(value)
+            keep &= np.isin(label, chosen)
+        return np.flatnonzero(keep) if keep.any() else np.arange(keep.size)
+
+    def around(self, row: int) -> np.ndarray:
+        """Rows within 1.3 times the steps of `coarse` from one, itself among them."""
+        keep = np.ones(self.teff.size, bool)
+        for label, step in zip((self.teff, self.logg, self.feh), _COARSE, strict=True):
+            keep &= np.abs(label - label[row]) < 1.3 * step
+        return np.flatnonzero(keep)
+
     def band_operator(self, band: Bandpass) -> np.ndarray:
         r"""Weights over the samples that give the mean :math:`f_\lambda \lambda^2/c`, in nJy.
 
@@ -232,21 +216,9 @@ class ModelGrid:
         CalibrationError
             If the models cover less than 99 % of the band.
         """
-        from pogson.sed.spectrum import SPEED_OF_LIGHT, Spectrum
-        from pogson.sed.synthetic import bandpass_coverage
+        from pogson.spectro._band_weights import band_weights
 
-        lam = self.wavelength
-        ends = np.array([lam[0], lam[-1]])
-        covered = bandpass_coverage(Spectrum(ends, np.ones(2)), band)
-        if covered < _SMALLEST_COVERAGE:
-            low, high = band.wavelength_range
-            raise CalibrationError(
-                f"The models ({lam[0]:.0f}-{lam[-1]:.0f} Angstrom) cover {100 * covered:.1f} % of "
-                f"{band.name!r} ({low:.0f}-{high:.0f}); at least 99 % is needed. Leave it out."
-            )
-        weight = band.evaluate(lam) * lam**-band._power * lam  # d lambda = lambda d ln lambda
-        weight[[0, -1]] *= 0.5
-        return np.asarray(weight / weight.sum() * lam**2 / (SPEED_OF_LIGHT * 1e-32))
+        return band_weights(self.wavelength, [band])[0]
 
     def __repr__(self) -> str:
         (t0, t1), (g0, g1), (z0, z1) = self.limits
@@ -255,20 +227,3 @@ class ModelGrid:
             f"ModelGrid({self.flux.shape[0]} models, {lam[0]:.0f}-{lam[-1]:.0f} Angstrom, Teff "
             f"{t0:.0f}-{t1:.0f}, log g {g0:.1f}-{g1:.1f}, [Fe/H] {z0:+.1f} to {z1:+.1f})"
         )
-
-
-def _lagrange(nodes: np.ndarray, value: float) -> np.ndarray:
-    out = np.ones(nodes.size)
-    for i in range(nodes.size):
-        for j in range(nodes.size):
-            if i != j:
-                out[i] *= (value - nodes[j]) / (nodes[i] - nodes[j])
-    return out
-
-
-def _stencil(axis: np.ndarray, value: float, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and Lagrange weights around a value, clipped to the axis."""
-    value = float(np.clip(value, axis[0], axis[-1]))
-    i = int(np.clip(np.searchsorted(axis, value) - width // 2, 0, max(axis.size - width, 0)))
-    index = np.arange(i, min(i + width, axis.size))
-    return index, _lagrange(axis[index], value)

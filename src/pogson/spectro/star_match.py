@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pogson.errors import MaskedDataError, PogsonValueError, choices
+from pogson.spectro._shape_modes import StarShape
 
 __all__ = ["MatchConfig", "StarMatch", "StarSpectrum"]
 
@@ -26,7 +27,7 @@ class MatchConfig:
         Distance in ln(wavelength) of the knots of the smooth curve by which every model is
         multiplied before it meets the data (0.04: 200 Angstrom at 5000).
     rv_limit : float, optional
-        Largest |radial velocity| in km/s.
+        Largest radial velocity, towards or away, in km/s.
     photometric_floor : float, optional
         Magnitudes added in quadrature to the error of every band: what the models and the
         zero points of the bands are good for.
@@ -173,6 +174,9 @@ class StarMatch:
         The model times its smooth continuum, in counts.
     line_offset : float
         Temperature of the lines minus that of the colours, K.
+    shape : StarShape, optional
+        What the lines alone say about the parameters, and the photometry: what the joint solution
+        of all stars needs to weigh them anew.
 
     Examples
     --------
@@ -202,6 +206,7 @@ class StarMatch:
     runner_up_chi2: float
     fit: np.ndarray
     line_offset: float = 0.0
+    shape: StarShape | None = None
 
     def error(self, parameter: str) -> float:
         """1-sigma error of a parameter, by its name.

@@ -25,6 +25,9 @@ from pogson.stars.calibrate import (
 from pogson.stars.calibrate_basis import offset_field, polynomial_basis, position_basis
 from pogson.stars.calibrate_result import BandCalibration
 from pogson.stars.calibrate_sampler import grid_sampler
+from pogson.stars.cluster import ClusterSummary, cluster_summary
+from pogson.stars.draw_stars import draw_stars
+from pogson.stars.dust_maps import HealpixDustMap, read_dust_map
 from pogson.stars.extinction_fit import fit_extinction
 from pogson.stars.fit import FitConfig, StarFitter, fit_stars
 from pogson.stars.grid import StellarGrid
@@ -61,6 +64,7 @@ __all__ = [
     "BandCalibration",
     "BandSummary",
     "CalibrationConfig",
+    "ClusterSummary",
     "DistancePrior",
     "DustMapPrior",
     "ExtinctionPrior",
@@ -70,6 +74,7 @@ __all__ = [
     "GalacticPrior",
     "GridContents",
     "GridReport",
+    "HealpixDustMap",
     "LabelSummary",
     "LatticeVolume",
     "MassFunction",
@@ -93,6 +98,8 @@ __all__ = [
     "build_mist_grid",
     "build_synthetic_grid",
     "calibrate_bands",
+    "cluster_summary",
+    "draw_stars",
     "fit_catalog",
     "fit_extinction",
     "fit_stars",
@@ -112,6 +119,7 @@ __all__ = [
     "photometric_offsets",
     "polynomial_basis",
     "position_basis",
+    "read_dust_map",
     "read_grid",
     "read_offsets",
     "read_posteriors",

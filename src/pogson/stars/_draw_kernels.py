@@ -23,6 +23,7 @@ from pogson.stars._scan_kernels import (
     K,
     log_distance_prior,
     log_mass,
+    scan_density,
     table_place,
 )
 
@@ -79,6 +80,8 @@ def cut_normal_tail(u, low, high):
 @njit(cache=True, nogil=True, error_model="numpy")
 def cut_normal_body(u, low, high):
     """Draw by the quantile function; the lower limit must not be far up."""
+    if low < -8.0 and high > 8.0:
+        return normal_quantile(u)
     a = 0.5 * math.erfc(-low / 1.4142135623730951)
     b = 0.5 * math.erfc(-high / 1.4142135623730951)
     return min(max(normal_quantile(a + u * (b - a)), low), high)
@@ -133,52 +136,54 @@ def log_gauss_cut(av, mean, sd, limits):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def curvature(coef, flux, ivar, plx, star, limits, weights, table, dust, x, grad, prec):
-    """Gradient and Gauss-Newton precision of the log posterior at x = (mu, A_V, R_V)."""
+def curvature(coef, flux, ivar, plx, star, limits, weights, scan, dust, x, grad, prec):
+    """Gradient and Gauss-Newton precision of the log posterior at (mu, A_V, R_V); chi2 there."""
     mu, av, rv = x[0], x[1], x[2]
-    grad[:] = 0.0
-    prec[:, :] = 0.0
+    g0, g1, g2, p00, p01, p02, p11, p12, p22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    chi = 0.0
     for b in range(flux.size):
-        if ivar[b] > 0.0:
+        iv = ivar[b]
+        if iv > 0.0:
             vec = coef[b, 1] + rv * coef[b, 2]
             model = math.exp(min(-K * (coef[b, 0] + mu + av * vec), 80.0))
-            res, jac = flux[b] - model, -K * model
-            ja, jr = jac * vec, jac * av * coef[b, 2]
-            iv = ivar[b]
-            grad[0] += iv * jac * res
-            grad[1] += iv * ja * res
-            grad[2] += iv * jr * res
-            prec[0, 0] += iv * jac * jac
-            prec[0, 1] += iv * jac * ja
-            prec[0, 2] += iv * jac * jr
-            prec[1, 1] += iv * ja * ja
-            prec[1, 2] += iv * ja * jr
-            prec[2, 2] += iv * jr * jr
+            res, jac, turn = flux[b] - model, -K * model, av * coef[b, 2]
+            pull, weight = iv * jac * res, iv * jac * jac
+            chi += iv * res * res
+            g0 += pull
+            g1 += pull * vec
+            g2 += pull * turn
+            p00 += weight
+            p01 += weight * vec
+            p02 += weight * turn
+            p11 += weight * vec * vec
+            p12 += weight * vec * turn
+            p22 += weight * turn * turn
     if plx[1] > 0.0:
         model = math.exp(min(-0.5 * K * mu, 80.0))
-        jac = -0.5 * K * model
-        grad[0] += plx[1] * jac * (plx[0] - model)
-        prec[0, 0] += plx[1] * jac * jac
-    grad[2] += star[RV_PREC] * (limits[RV_MEAN] - rv)
-    prec[2, 2] += star[RV_PREC]
-    prior_curvature(mu, av, limits, weights, table, dust, grad, prec)
-    prec[0, 0] += 0.01
-    prec[1, 1] += 12.0 / (limits[AV_HIGH] - limits[AV_LOW]) ** 2
+        jac, res = -0.5 * K * model, plx[0] - model
+        chi += plx[1] * res * res
+        g0 += plx[1] * jac * res
+        p00 += plx[1] * jac * jac
+    grad[0], grad[1], grad[2] = g0, g1, g2 + star[RV_PREC] * (limits[RV_MEAN] - rv)
+    prec[0, 0], prec[0, 1], prec[0, 2] = p00 + 0.01, p01, p02
+    prec[1, 1] = p11 + 12.0 / (limits[AV_HIGH] - limits[AV_LOW]) ** 2
+    prec[1, 2], prec[2, 2] = p12, p22 + star[RV_PREC]
+    prior_curvature(mu, av, limits, weights, scan, dust, grad, prec)
     prec[1, 0], prec[2, 0], prec[2, 1] = prec[0, 1], prec[0, 2], prec[1, 2]
+    return chi
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def prior_curvature(mu, av, limits, weights, table, dust, grad, prec):
+def prior_curvature(mu, av, limits, weights, scan, dust, grad, prec):
     """Add gradient and curvature of the priors of distance and extinction."""
     h = 0.25
-    here = log_distance_prior(mu, weights, table, limits)
-    near, far = (
-        log_distance_prior(mu - h, weights, table, limits),
-        log_distance_prior(mu + h, weights, table, limits),
-    )
-    if np.isfinite(near) and np.isfinite(far) and np.isfinite(here):
-        grad[0] += (far - near) / (2.0 * h)
-        prec[0, 0] += max(-(far - 2.0 * here + near) / (h * h), 0.0)
+    near = scan_density(mu - h, weights, scan, limits)
+    here = scan_density(mu, weights, scan, limits)
+    far = scan_density(mu + h, weights, scan, limits)
+    if here > 1e-30:
+        slope = min(max((far - near) / (2.0 * h * here), -5.0), 5.0)
+        grad[0] += slope
+        prec[0, 0] += max(slope * slope - (far - 2.0 * here + near) / (h * h * here), 0.0)
     i, f = table_place(mu, limits, dust.shape[1])
     if np.isfinite(dust[1, i]) and np.isfinite(dust[1, i + 1]):
         rise = (dust[0, i + 1] - dust[0, i]) / limits[DMU]
@@ -208,12 +213,15 @@ def inverse3(p, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def refined(
-    coef, flux, ivar, plx, star, limits, weights, table, dust, x, target, prec, cov, grad
+    coef, flux, ivar, plx, star, limits, weights, scan, dust, x, target, prec, cov, grad
 ):  # fmt: skip
     """Move x to the mode within the limits; give the Gaussian there. Returns the mode's chi2."""
-    for _ in range(4):
-        curvature(coef, flux, ivar, plx, star, limits, weights, table, dust, x, grad, prec)
+    chi = 0.0
+    for attempt in range(5):
+        chi = curvature(coef, flux, ivar, plx, star, limits, weights, scan, dust, x, grad, prec)
         inverse3(prec, cov)
+        if attempt == 4:
+            break
         da = cov[1, 0] * grad[0] + cov[1, 1] * grad[1] + cov[1, 2] * grad[2]
         new = min(max(x[1] + min(max(da, -1.5), 1.5), limits[AV_LOW]), limits[AV_HIGH])
         da = new - x[1]
@@ -224,20 +232,17 @@ def refined(
             (prec[2, 2] * g0 - prec[0, 2] * g2) / det,
             (prec[0, 0] * g2 - prec[0, 2] * g0) / det,
         )
+        if prec[0, 0] * dm * dm + prec[1, 1] * da * da + prec[2, 2] * dr * dr < 0.04:
+            break  # the step left to the mode is taken by the target below
         x[0] += min(max(dm, -1.0), 1.0)
         x[1] = new
         x[2] = min(max(x[2] + min(max(dr, -0.5), 0.5), limits[RV_LOW]), limits[RV_HIGH])
-        if abs(dm) + abs(da) + abs(dr) < 2e-3:
-            break
-    curvature(coef, flux, ivar, plx, star, limits, weights, table, dust, x, grad, prec)
-    inverse3(prec, cov)
     for i in range(3):
-        step = cov[i, 0] * grad[0] + cov[i, 1] * grad[1] + cov[i, 2] * grad[2]
-        target[i] = x[i] + step
+        target[i] = x[i] + cov[i, 0] * grad[0] + cov[i, 1] * grad[1] + cov[i, 2] * grad[2]
     inside = min(max(target[2], limits[RV_LOW]), limits[RV_HIGH])
     target[0] -= prec[0, 2] / prec[0, 0] * (inside - target[2])
     target[2] = inside
-    return chi_square(coef, flux, ivar, plx, x[0], x[1], x[2])
+    return chi
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -288,20 +293,23 @@ def propose(u, z, target, prec, cov, limits, x):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sample_models(
-    index, score, start, n, coefficients, weights, log_prior, flux, ivar, star, limits, table, dust,
-    uniforms, normals, offset, model, params, log_like, log_prior_out, log_weight,
+    index, score, start, n, coefficients, weights, log_prior, flux, ivar, star, limits, table, scan,
+    dust, uniforms, normals, offset, model, params, log_like, log_prior_out, log_weight,
 ):  # fmt: skip
     """Draw models by systematic sampling of their scores, refine each, draw and weigh parameters.
 
-    Returns the smallest chi-square of the models drawn.
+    Returns the smallest chi-square of the models drawn, and the relative variance that the lots of
+    the scan add.
     """
     plx = np.array([star[PLX], star[PLX_IVAR]])
     best = score[0] + start[0, 2]
     for i in range(n):
         best = max(best, score[i] + start[i, 2])
-    total = 0.0
+    total, square = 0.0, 0.0
     for i in range(n):
-        total += math.exp(score[i] + start[i, 2] - best)
+        share = math.exp(score[i] + start[i, 2] - best)
+        total += share
+        square += share * share * -math.expm1(-start[i, 2])
     n_draws = uniforms.shape[0]
     x, y, target, grad = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
     prec, cov = np.empty((3, 3)), np.empty((3, 3))
@@ -314,7 +322,7 @@ def sample_models(
             j = index[i]
             x[0], x[1], x[2] = start[i, 0], start[i, 1], limits[RV_MEAN]
             chi = refined(
-                coefficients[j], flux, ivar, plx, star, limits, weights[j], table, dust, x, target,
+                coefficients[j], flux, ivar, plx, star, limits, weights[j], scan, dust, x, target,
                 prec, cov, grad,
             )  # fmt: skip
             lowest = min(lowest, chi)
@@ -336,4 +344,4 @@ def sample_models(
     for i in range(k, n_draws):  # rounding at the very end
         log_weight[i] = -np.inf
         model[i] = index[0]
-    return lowest
+    return lowest, square / (total * total)

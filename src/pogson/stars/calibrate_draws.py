@@ -28,6 +28,10 @@ class StarDraws:
         Functions of the draws whose posterior mean is zero, such as derivatives of the log
         posterior by the distance modulus. They are regressed out of the scores and so remove most
         of the Monte Carlo noise along the directions that a fit absorbs.
+    directions : ndarray (n, draws, k, bands), optional
+        How each control follows the data: its derivative by the derivative of the log likelihood
+        by the ln of a band's model flux. With them the controls hold at other offsets as well;
+        without, they are dropped as soon as draws are reweighted.
 
     Examples
     --------
@@ -39,6 +43,7 @@ class StarDraws:
     flux: NDArray[np.float64]
     log_weight: NDArray[np.float64]
     controls: NDArray[np.float64] | None = None
+    directions: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         flux, log_weight = np.asarray(self.flux, float), np.asarray(self.log_weight, float)
@@ -55,6 +60,13 @@ class StarDraws:
                     f"controls have shape {arrays['controls'].shape}; they must be (stars, draws, "
                     f"functions) for {log_weight.shape} draws."
                 )
+            if self.directions is not None:
+                arrays["directions"] = np.asarray(self.directions, float)
+                wanted = (*arrays["controls"].shape, flux.shape[2])
+                if arrays["directions"].shape != wanted:
+                    raise PogsonValueError(
+                        f"directions of shape {arrays['directions'].shape} must be {wanted}."
+                    )
         for name, array in arrays.items():
             array.flags.writeable = False
             object.__setattr__(self, name, array)
@@ -63,6 +75,12 @@ class StarDraws:
     def n_draws(self) -> int:
         """Number of draws of each star."""
         return int(self.flux.shape[1])
+
+    def rows(self, at: slice | NDArray[np.intp]) -> StarDraws:
+        """Return the draws of some stars."""
+        controls = None if self.controls is None else self.controls[at]
+        directions = None if self.directions is None else self.directions[at]
+        return StarDraws(self.flux[at], self.log_weight[at], controls, directions)
 
 
 class StarSampler(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,57 @@ from numpy.typing import NDArray
 
 from pogson.stars.calibrate_scores import Scores
 
-__all__ = ["Step", "information", "newton_step"]
+__all__ = ["Pair", "Step", "bent", "information", "newton_step"]
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A move of the parameters, and how much it lowered the score.
+
+    Parameters
+    ----------
+    move, fall : ndarray (parameters,)
+        The move, and the score before less the score after it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Pair(np.ones(2), np.ones(2)).fall
+    array([1., 1.])
+    """
+
+    move: Floats
+    fall: Floats
+
+
+def bent(matrix: Floats, pairs: Sequence[Pair]) -> Floats:
+    r"""Return information corrected for how much the score fell along moves already made.
+
+    The covariance of the scores is the curvature of the likelihood where errors and models are
+    right. With errors of the models held at k times what they are it is :math:`k^2` times too
+    small, and steps overshoot as much. The formula of Broyden, Fletcher, Goldfarb and Shanno
+    (Nocedal & Wright 2006, Numerical Optimization, eq. 6.19) gives a matrix that agrees with the
+    moves and stays positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bent(np.eye(2), [Pair(np.array([0.1, 0.0]), np.array([1.0, 0.0]))])
+    array([[10.,  0.],
+           [ 0., 10.]])
+    """
+    if not pairs:
+        return matrix
+    last = pairs[-1]
+    factor = float(last.move @ last.fall) / float(last.move @ matrix @ last.move)
+    out = matrix * np.clip(factor, 1.0, 100.0)
+    for pair in pairs:
+        along = out @ pair.move
+        out = out - np.outer(along, along) / (pair.move @ along)
+        out = out + np.outer(pair.fall, pair.fall) / (pair.move @ pair.fall)
+    return np.asarray(0.5 * (out + out.T))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +78,18 @@ class Step:
     size : float
         Root mean square of the step of the offsets in standard errors, less what Monte Carlo noise
         alone makes (its mean and two standard deviations).
+    distance : float
+        The same with nothing taken off.
+    gradient : ndarray (parameters,)
+        Summed score, of the prior too.
+    metric : ndarray (parameters, parameters)
+        The information that the step was taken with, zero for parameters held.
 
     Examples
     --------
     >>> import numpy as np
-    >>> Step(np.zeros((1, 1)), np.zeros(1), np.eye(2), 0 * np.eye(2), 0.0).size
+    >>> one = np.eye(2)
+    >>> Step(np.zeros((1, 1)), np.zeros(1), one, 0 * one, 0.0, 0.0, np.zeros(2), one).size
     0.0
     """
 
@@ -42,6 +98,9 @@ class Step:
     covariance: Floats
     noise: Floats
     size: float
+    distance: float
+    gradient: Floats
+    metric: Floats
 
 
 def expand(score: Floats, design: Floats) -> Floats:
@@ -64,17 +123,19 @@ def information(scores: Scores, design: Floats, keep: NDArray[np.bool_]) -> tupl
     Examples
     --------
     >>> import numpy as np
-    >>> s = np.array([[1.0, 0.0], [-1.0, 0.0]])
-    >>> z = Scores(s, s, s, s, s, s)
-    >>> information(z, np.ones((2, 1)), np.ones(2, bool))[0]
+    >>> s, z = np.array([[1.0, 0.0], [-1.0, 0.0]]), np.zeros(2)
+    >>> scores = Scores(s, (s, s), s, s, z, z, z)
+    >>> information(scores, np.ones((2, 1)), np.ones(2, bool))[0]
     array([[2., 0.], [0., 0.]])
     """
-    first = expand(scores.first[keep], design[keep])
-    second = expand(scores.second[keep], design[keep])
-    mean = 0.5 * (first + second).mean(axis=0)
-    product = (first - mean).T @ (second - mean)
-    difference = first - second
-    return 0.5 * (product + product.T), 0.25 * difference.T @ difference
+    parts = np.stack([expand(p[keep], design[keep]) for p in scores.parts])
+    count = len(parts)
+    about = parts - parts.mean(axis=(0, 1))
+    total = about.sum(axis=0)
+    product = total.T @ total - np.einsum("kip,kiq->pq", about, about)
+    deviation = parts - parts.mean(axis=0)
+    noise = np.einsum("kip,kiq->pq", deviation, deviation) / (count * (count - 1))
+    return product / (count * (count - 1)), noise
 
 
 def _floored(matrix: Floats, noise: Floats, prior: Floats, share: float) -> Floats:
@@ -86,12 +147,14 @@ def _floored(matrix: Floats, noise: Floats, prior: Floats, share: float) -> Floa
     return np.asarray((vectors * values) @ vectors.T * np.outer(unit, unit) + np.diag(prior))
 
 
-def _size2(step: Floats, covariance: Floats, noise: Floats) -> float:
-    """Return the squared step in units of the errors, beyond Monte Carlo noise, per parameter."""
+def _sizes(step: Floats, covariance: Floats, noise: Floats) -> tuple[float, float]:
+    """Return the rms step in units of the errors, beyond Monte Carlo noise and as it is."""
     both = covariance + noise
     share = np.linalg.solve(both, noise)
     expected = np.trace(share) + 2.0 * np.sqrt(2.0 * max(np.trace(share @ share), 0.0))
-    return max(float(step @ np.linalg.solve(both, step)) - float(expected), 0.0) / len(step)
+    whole = float(step @ np.linalg.solve(both, step))
+    beyond = max(whole - float(expected), 0.0)
+    return float(np.sqrt(beyond / len(step))), float(np.sqrt(max(whole, 0.0) / len(step)))
 
 
 def newton_step(
@@ -102,18 +165,21 @@ def newton_step(
     t: Floats,
     prior_std: float,
     fit_scatter: bool,
+    pairs: Sequence[Pair] = (),
+    floor: float = 0.0,
 ) -> Step:
     """Return the scoring step of ln offsets and squared scatters.
 
-    A squared scatter that would become negative stops at zero and is held there; the covariance
-    is that of the parameters left.
+    A squared scatter that would fall below the floor stops there and is held; the covariance
+    is that of the parameters left. Where the scatter is held, the step goes by the curvature that
+    earlier moves met (see `bent`); the covariance does not.
 
     Examples
     --------
     >>> import numpy as np
-    >>> s = np.array([[150.0, 0.0], [50.0, 0.0]])
-    >>> z = Scores(s, s, s, s, s, s)
-    >>> step = newton_step(z, np.ones((2, 1)), np.ones(2, bool), np.zeros((1, 1)), np.zeros(1),
+    >>> s, z = np.array([[150.0, 0.0], [50.0, 0.0]]), np.zeros(2)
+    >>> scores = Scores(s, (s, s), s, s, z, z, z)
+    >>> step = newton_step(scores, np.ones((2, 1)), np.ones(2, bool), np.zeros((1, 1)), np.zeros(1),
     ...                    0.1, False)
     >>> step.by_a
     array([[0.03921569]])
@@ -133,22 +199,25 @@ def newton_step(
         # where noise is all there is, steps are damped
         whole = _floored(matrix[sub], noise[sub], prior[at], 1.0)
         step[:] = 0.0
-        step[at] = np.linalg.solve(whole, gradient[at])
-        # scatters that the step would take below zero go to zero, the others follow
+        inner = [Pair(p.move[at], p.fall[at]) for p in pairs]
+        step[at] = np.linalg.solve(bent(whole, inner), gradient[at])
+        # scatters that the step would take below the floor go there, the others follow
         low = free.copy()
         low[:number] = False
-        low[number:] &= t + step[number:] < 0
+        low[number:] &= t + step[number:] < floor
         if not low.any():
             break
         free &= ~low
     held = np.flatnonzero(~free[number:]) if fit_scatter else np.empty(0, int)
-    step[number + held] = -t[held]
+    step[number + held] = floor - t[held]
     covariance, spread = np.zeros((size, size)), np.zeros((size, size))
     damped = np.linalg.inv(whole)
     covariance[sub] = np.linalg.inv(_floored(matrix[sub], noise[sub], prior[at], 0.1))
     spread[sub] = damped @ noise[sub] @ damped
-    relative = _size2(step[:number], covariance[:number, :number], spread[:number, :number])
+    sizes = _sizes(step[:number], covariance[:number, :number], spread[:number, :number])
+    metric = np.zeros((size, size))
+    metric[sub] = whole
     return Step(
-        step[:number].reshape(bands, terms), step[number:], covariance, spread,
-        float(np.sqrt(relative)),
+        step[:number].reshape(bands, terms), step[number:], covariance, spread, *sizes, gradient,
+        metric,
     )  # fmt: skip

@@ -23,12 +23,12 @@ from scipy.stats import chi2 as chi2_distribution
 from pogson.stars.calibrate_draws import StarDraws
 
 if TYPE_CHECKING:
-    from pogson.stars.calibrate import _Run
+    from pogson.stars.calibrate_run import Run
 
 __all__ = ["OutlierState", "find_outliers", "odds_of_bad"]
 
 Floats = NDArray[np.float64]
-_POOR = 0.1
+_POOR = 0.01
 _HOPELESS = 1e-4
 
 
@@ -100,7 +100,7 @@ def odds_of_bad(
 
 
 def _odds(
-    run: _Run, draws: StarDraws, rows: NDArray[np.intp], part: slice | NDArray[np.intp], b: int
+    run: Run, draws: StarDraws, rows: NDArray[np.intp], part: slice | NDArray[np.intp], b: int
 ) -> Floats:
     """Return prior odds times Bayes factor of band b for some stars."""
     state = run.state
@@ -113,27 +113,21 @@ def _odds(
     return factor * fraction / (1.0 - fraction)
 
 
-def find_outliers(
-    run: _Run, draws: StarDraws, rows: NDArray[np.intp], use: NDArray[np.bool_]
-) -> OutlierState:
+def find_outliers(run: Run) -> OutlierState:
     """Return the outliers after judging the stars whose fit is poor, and those judged before.
 
     Parameters
     ----------
-    run : object
-        The calibration under way.
-    draws : StarDraws
-        Draws of ``rows`` with the bands of ``use``.
-    rows : ndarray of int (m,)
-        The stars.
-    use : ndarray of bool (m, bands)
-        Bands that the draws used.
+    run : Run
+        The calibration under way, just fitted.
 
     Returns
     -------
     OutlierState
         The new state.
     """
+    assert run.scores is not None
+    rows, use, draws = run.rows, run.used(), run.fits[-1].draws
     state, config = run.state.outliers, run.config
     masked, excluded = state.masked.copy(), state.excluded.copy()
     bands = use.shape[1]
@@ -143,7 +137,6 @@ def find_outliers(
         if len(out):
             odds = _odds(run, draws, rows[out], out, b)
             masked[rows[out[odds < 1.0]], b] = False
-    assert run.scores is not None
     freedom = np.maximum(use.sum(axis=1) - 3, 1)
     tail = chi2_distribution.sf(run.scores.chi2, freedom)
     poor = np.flatnonzero(tail < _POOR)
@@ -164,6 +157,4 @@ def find_outliers(
     many = masked[rows].sum(axis=1) > config.max_outlier_bands
     hopeless = (tail < _HOPELESS) & ~np.isin(np.arange(len(rows)), poor[bad])
     excluded[rows[many | hopeless]] = True
-    judged = run.stars.observed & ~excluded[:, None]
-    fraction = float(((masked & judged).sum() + 1.0) / (judged.sum() + 100.0))
-    return OutlierState(masked, excluded, min(max(fraction, 1e-4), 0.3))
+    return OutlierState(masked, excluded, state.fraction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = ["grid_sampler"]
 
 Floats = NDArray[np.float64]
 _STEP = 1e-3  # magnitudes of distance modulus, for the derivative of the distance prior
+_SOFT = 0.05  # from a limit inwards, magnitudes or units of R_V
 
 
 def grid_sampler(
@@ -34,7 +36,8 @@ def grid_sampler(
     priors : StarPriors, optional
         Priors of the fit; those of `fit_stars` by default.
     config : FitConfig, optional
-        Options of the fit. Its error floors must be zero: the calibration infers the scatter.
+        Options of the fit. Its error floors, and the scale of the grid's own errors, must be zero:
+        the calibration infers the scatter.
     workers : int, optional
         Threads of the fit.
 
@@ -46,15 +49,14 @@ def grid_sampler(
     Raises
     ------
     PogsonValueError
-        If the configuration has an error floor.
+        If the configuration has an error floor or a scale of the grid's errors.
 
     Notes
     -----
-    Where the extinction prior does not depend on distance, the draws come with two functions of
-    zero posterior mean (Stein's identity): the derivatives of the log posterior by distance modulus
-    and by A_V, the latter times a factor that vanishes at the limits of A_V. They take most of the
-    Monte Carlo noise out of the grey and reddening directions (Mira et al. 2013, Stat. Comput. 23,
-    653).
+    Where the extinction prior does not depend on distance, the draws come with functions of zero
+    posterior mean (Stein's identity): the derivatives of the log posterior by distance modulus, A_V
+    and R_V, times factors that vanish at the limits of each. They take most of the Monte Carlo
+    noise out of the grey and reddening directions (Mira et al. 2013, Stat. Comput. 23, 653).
 
     Examples
     --------
@@ -78,6 +80,11 @@ def grid_sampler(
             f"error_floor={config.error_floor!r}: set it to 0 here; the calibration infers the "
             "scatter of each band and passes it on in the errors."
         )
+    if config.fit_error_scale > 0:
+        raise PogsonValueError(
+            f"fit_error_scale={config.fit_error_scale}: set it to 0 here, for the same reason as "
+            "error_floor: the scatter that the calibration infers contains the error of the grid."
+        )
     fitters: dict[tuple[str, ...], Any] = {}
     weights = np.asarray(priors.distance.log_model_weights(grid))
 
@@ -96,12 +103,14 @@ def grid_sampler(
         slope = c[..., 1] + rv[..., None] * c[..., 2]
         flux = np.exp(LN_FLUX * (c[..., 0] + av[..., None] * slope)) / distance[..., None] ** 2
         flux *= good[..., None]
-        controls = None
+        controls = directions = None
         if _distance_free(priors.extinction):
-            prior = _distance_derivative(priors.distance, weights, stars, k, distance)
-            controls = _controls(stars, flux, slope, av, distance, prior, priors.extinction)
+            by_prior = _distance_derivative(priors.distance, weights, stars, k, distance)
+            rows = _Rows(stars, flux, slope, c[..., 2], av, rv, distance)
+            controls, directions = _controls(rows, by_prior, priors, config.distance_limits)
             controls *= good[..., None]
-        return StarDraws(flux, np.zeros(k.shape), controls)
+            directions *= good[..., None, None]
+        return StarDraws(flux, np.zeros(k.shape), controls, directions)
 
     return sampler
 
@@ -129,30 +138,52 @@ def _distance_derivative(
     return out
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Draws of a batch of stars."""
+
+    stars: StarPhotometry
+    flux: Floats
+    slope: Floats
+    by_rv: Floats
+    av: Floats
+    rv: Floats
+    distance: Floats
+
+
 def _controls(
-    stars: StarPhotometry,
-    flux: Floats,
-    slope: Floats,
-    av: Floats,
-    distance: Floats,
-    prior: Floats,
-    extinction: Any,
-) -> Floats:
-    """Return the two functions of zero posterior mean."""
+    rows: _Rows, by_prior: Floats, priors: Any, limits: tuple[float, float]
+) -> tuple[Floats, Floats]:
+    """Return the functions of zero posterior mean, and the directions of flux they follow."""
+    stars, av, rv, distance = rows.stars, rows.av, rows.rv, rows.distance
     use = stars.observed[:, None]
     data = np.where(stars.observed, stars.flux, 0.0)[:, None]
     error = np.where(stars.observed, stars.flux_err, 1.0)[:, None]
-    by_m = LN_FLUX * np.where(use, (data - flux) / error, 0.0) * flux / error
+    by_ln = np.where(use, (data - rows.flux) / error, 0.0) * rows.flux / error
     known = np.isfinite(stars.parallax) & (stars.parallax_err > 0)
     error_p = np.where(known, stars.parallax_err, np.inf)[:, None]
     parallax = 1.0 / distance
     pull = (np.where(known, stars.parallax, 0.0)[:, None] - parallax) / error_p**2
-    by_mu = by_m.sum(axis=2) - 0.2 * np.log(10.0) * parallax * pull + prior
-    by_av = (by_m * slope).sum(axis=2)
-    if np.isfinite(extinction.sd):
-        by_av = by_av - (av - extinction.mean) / extinction.sd**2
-    soft = 0.05
-    p, q = av - extinction.low, extinction.high - av
-    f, g = p / (p + soft), q / (q + soft)
-    df, dg = soft / (p + soft) ** 2, -soft / (q + soft) ** 2
-    return np.stack([by_mu, f * g * by_av + df * g + f * dg], axis=2)
+    dust = priors.extinction
+    prior = [by_prior - 0.2 * np.log(10.0) * parallax * pull, np.zeros_like(av)]
+    if np.isfinite(dust.sd):
+        prior[1] = -(av - dust.mean) / dust.sd**2
+    near, far = (float(5.0 * np.log10(d)) for d in limits)
+    along = [np.broadcast_to(LN_FLUX, rows.flux.shape), LN_FLUX * rows.slope]
+    inside = [_inside(5.0 * np.log10(distance), near, far), _inside(av, dust.low, dust.high)]
+    if priors.rv.sd > 0:
+        prior.append(-(rv - priors.rv.mean) / priors.rv.sd**2)
+        along.append(LN_FLUX * av[..., None] * rows.by_rv)
+        inside.append(_inside(rv, priors.rv.low, priors.rv.high))
+    controls, directions = [], []
+    for log_prior, by, (factor, derivative) in zip(prior, along, inside, strict=True):
+        directions.append(factor[..., None] * by)
+        controls.append((directions[-1] * by_ln).sum(axis=2) + factor * log_prior + derivative)
+    return np.stack(controls, axis=2), np.stack(directions, axis=2)
+
+
+def _inside(x: Floats, low: float, high: float) -> tuple[Floats, Floats]:
+    """Return a factor that is zero at the limits and one within, and its derivative."""
+    p, q = np.maximum(x - low, 0.0), np.maximum(high - x, 0.0)
+    f, g = p / (p + _SOFT), q / (q + _SOFT)
+    return f * g, _SOFT / (p + _SOFT) ** 2 * g - f * _SOFT / (q + _SOFT) ** 2

@@ -54,7 +54,7 @@ def score_trends(
     >>> z = rng.normal(size=500)
     >>> s = np.stack([1e3 * z + 1e2 * rng.normal(size=500), 0 * z], axis=1)
     >>> slope, covariance = score_trends(
-    ...     Scores(s, s, s, s, s, s), np.ones((500, 1)), np.arange(500), {"z": z}, 0.1)["z"]
+    ...     Scores(s, (s, s), s, s, z, z, z), np.ones((500, 1)), np.arange(500), {"z": z}, 0.1)["z"]
     >>> bool(slope[0] > 0)
     True
     """

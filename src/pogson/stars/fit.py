@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +65,8 @@ def fit_stars(
     Raises
     ------
     MissingDataError
-        If the grid lacks a band, or a label that a prior needs.
+        If the grid lacks a band, a label that a prior needs, or the errors that
+        ``fit_error_scale`` asks for.
     PogsonValueError
         If every model has prior probability zero.
 
@@ -98,13 +98,13 @@ def fit_stars(
     )
 
 
-@dataclass
 class _Room:
-    """Buffers of one thread."""
+    """Buffers of one scan: the models that survive, of every star of a block."""
 
-    index: np.ndarray
-    score: np.ndarray
-    start: np.ndarray
+    def __init__(self, n_stars: int, n_models: int) -> None:
+        shape = (n_stars, n_models)
+        self.index, self.score = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        self.start = np.empty((*shape, 3), np.float32)
 
 
 class StarFitter:
@@ -148,10 +148,12 @@ class StarFitter:
         self.config.floors(self.bands)
         used = grid if self.bands == grid.bands else grid.with_bands(self.bands)
         self._bands_digest = used.digest
-        self._prepared: PreparedGrid = prepare_grid(used, self.priors)
+        self._prepared: PreparedGrid = prepare_grid(used, self.priors, self.config)
         self._limits, self._n_table = limits_of(self.priors, self.config)
         self._rv_norm = rv_log_norm(self.priors)
-        self._rooms = threading.local()
+        # Rooms are handed from thread to thread: the system clears every page of a new one.
+        self._rooms: list[_Room] = []
+        self._whole: list[_Room] = []
 
     def provenance(self, seed: int) -> dict[str, Any]:
         """Return what identifies a fit with this fitter, JSON-like."""
@@ -165,6 +167,7 @@ class StarFitter:
             "bands": list(self.bands),
             "priors": dict(self.priors.describe()),
             "config": self.config.describe(),
+            "error_floors": [float(f) for f in self._prepared.floors],
             "seed": int(seed),
         }
 
@@ -228,84 +231,138 @@ class StarFitter:
         return flags
 
     def _room(self, n_stars: int) -> _Room:
-        """Return the buffers of this thread."""
-        room = getattr(self._rooms, "room", None)
-        if room is None or len(room.index) < n_stars:
-            shape = (n_stars, len(self._prepared.coefficients))
-            room = _Room(
-                np.empty(shape, np.int32), np.empty(shape, np.float32),
-                np.empty((*shape, 3), np.float32),
-            )  # fmt: skip
-            self._rooms.room = room
-        return room
+        """Return buffers that nobody uses, for the survivors of as many stars as asked for.
 
-    def _fit_block(
-        self, stars: StarPhotometry, rows: np.ndarray, seed: int, out: dict[str, np.ndarray]
-    ) -> None:
-        from pogson.stars._scan_kernels import scan_block
+        How many models survive is not known beforehand; where they are too many the star is scanned
+        alone, with room for the whole grid.
+        """
+        n_models = len(self._prepared.coefficients)
+        try:
+            if n_stars == 1:
+                return self._whole.pop()
+            room = self._rooms.pop()
+            if len(room.index) >= n_stars:
+                return room
+        except IndexError:
+            pass
+        if n_stars == 1:
+            return _Room(1, n_models)
+        return _Room(max(n_stars, 2), min(n_models, 4 * self._wanted))
+
+    def _give_back(self, room: _Room) -> None:
+        """Keep buffers for whoever comes next."""
+        (self._whole if len(room.index) == 1 else self._rooms).append(room)
+
+    @property
+    def _wanted(self) -> int:
+        """About how many models of a star survive the scan."""
+        return max(4000, 4 * self.config.n_proposals)
+
+    def _block(self, stars: StarPhotometry, seed: int) -> _Block:
+        """Return the numbers of the stars of a block, as the kernels take them."""
+        from pogson.stars import _scan_kernels as c
 
         n, p = len(stars), self._prepared
-        flux, ivar, w, m, scalars = star_numbers(
-            stars, self.priors, self.config, len(p.coefficients)
-        )
+        flux, ivar, w, m, scalars = star_numbers(stars, self.priors, self.config, p)
         sight = [
             sightline_tables(
                 self.priors, p, self._limits, self._n_table, float(stars.l[k]), float(stars.b[k]),
-                (scalars[k, 6], scalars[k, 7]), 0.3 if scalars[k, 8] == 0.0 else 0.6,
+                (scalars[k, c.SCAN_PLX], scalars[k, c.SCAN_PLX_IVAR]),
+                0.6 if scalars[k, c.FLUX_SCAN] else 0.3,
             )
             for k in range(n)
         ]  # fmt: skip
         tables, dusts, lines, scans = (np.stack([s[k] for s in sight]) for k in range(4))
-        keys = np.array([_key(seed, _name(stars.ids[k])) for k in range(n)], np.uint64)
-        room, count = self._room(n), np.zeros(n, np.int64)
-        scan_block(
-            p.tiles, p.n_bands, p.order, p.centre, p.coefficients, p.weights, p.tile_prior, flux,
-            ivar, w, m, scalars, self._limits, lines.astype(np.float32), scans, dusts, keys,
-            room.index, room.score, room.start, count,
+        keys = np.array([_key(seed, _name(name)) for name in stars.ids], np.uint64)
+        return _Block(
+            flux, ivar, w, m, scalars, tables, dusts, lines.astype(np.float32), scans,
+            np.array([s[4] for s in sight]), keys,
         )  # fmt: skip
+
+    def _scan(self, block: _Block, some: slice, wanted: int, room: _Room) -> np.ndarray:
+        """Scan the grid for some stars of a block; return how many models of each survive."""
+        from pogson.stars import _scan_kernels as c
+
+        p, b = self._prepared, block
+        count = np.zeros(len(b.flux[some]), np.int64)
+        few = len(p.coefficients) <= wanted
+        n_pilot = 0 if few else min(max(len(p.tiles) // 32, 16), len(p.tiles))
+        c.scan_block(
+            p.tiles, (0,) * min(p.n_bands, 8), p.order, p.centre, p.coefficients, p.tile_weights,
+            p.tile_prior, b.flux[some], b.ivar[some], b.w[some], b.m[some], b.scalars[some],
+            self._limits, b.lines[some], b.scans[some], b.dusts[some], b.keys[some], wanted,
+            n_pilot, room.index, room.score, room.start, count,
+        )  # fmt: skip
+        return count
+
+    def _fit_block(
+        self, stars: StarPhotometry, rows: np.ndarray, seed: int, out: dict[str, np.ndarray]
+    ) -> None:
+        n = len(stars)
+        block = self._block(stars, seed)
+        room, whole = self._room(n), None
+        count = self._scan(block, slice(0, n), self._wanted, room)
         for k in range(n):
-            if count[k] == 0:
-                out["flags"][rows[k]] |= StarFlag.NO_MODEL
-                continue
-            sample = room.index[k], room.score[k], room.start[k], int(count[k])
-            constant = 0.5 * float(np.log(ivar[k][ivar[k] > 0.0] / (2.0 * np.pi)).sum())
-            if np.isfinite(stars.parallax_err[k]):
-                constant -= float(np.log(stars.parallax_err[k] * np.sqrt(2.0 * np.pi)))
-            one = _Star(
-                _name(stars.ids[k]), flux[k], ivar[k], scalars[k], tables[k], dusts[k], constant,
-                self._rv_norm - sight[k][4],
-            )  # fmt: skip
-            values = self._sampled(one, sample, seed)
+            star = self._star(stars, block, k)
+            values: dict[str, Any] = {}
+            for attempt in range(2):
+                at, row, number = room, k, int(count[k])
+                if attempt > 0 or number > room.index.shape[1]:
+                    whole = self._room(1) if whole is None else whole
+                    wanted = self._wanted * 8**attempt
+                    number = int(self._scan(block, slice(k, k + 1), wanted, whole)[0])
+                    at, row = whole, 0
+                if number == 0:
+                    values = {"flags": int(StarFlag.NO_MODEL)}
+                    break
+                sample = at.index[row], at.score[row], at.start[row], number
+                values = self._sampled(star, sample, seed, attempt)
+                if values.get("ess", np.inf) >= self.config.min_ess:
+                    break
             for column, value in values.items():
                 if column == "flags":
                     out["flags"][rows[k]] |= value
                 else:
                     out[column][rows[k]] = value
+        for used in (room, whole):
+            if used is not None:
+                self._give_back(used)
+
+    def _star(self, stars: StarPhotometry, block: _Block, k: int) -> _Star:
+        """Return the numbers of one star for the sampler."""
+        ivar = block.ivar[k]
+        constant = 0.5 * float(np.log(ivar[ivar > 0.0] / (2.0 * np.pi)).sum())
+        if np.isfinite(stars.parallax_err[k]):
+            constant -= float(np.log(stars.parallax_err[k] * np.sqrt(2.0 * np.pi)))
+        return _Star(
+            _name(stars.ids[k]), block.flux[k], ivar, block.scalars[k], block.tables[k],
+            block.scans[k], block.dusts[k], constant, self._rv_norm - float(block.log_norm[k]),
+        )  # fmt: skip
 
     def _sampled(
-        self, star: _Star, survivors: tuple[np.ndarray, np.ndarray, np.ndarray, int], seed: int
+        self,
+        star: _Star,
+        survivors: tuple[np.ndarray, np.ndarray, np.ndarray, int],
+        seed: int,
+        attempt: int,
     ) -> dict[str, Any]:
-        """Return the columns of one star; once again with more proposals if need be."""
+        """Return the columns of one star; a second attempt makes 8 times the proposals."""
         c = self.config
-        wanted = c.min_ess
-        n = c.n_proposals
-        for attempt in range(2):
-            rng = stream(seed, "star", star.name, attempt)
-            model, params, like, prior, weight, lowest = self._proposals(star, survivors, n, rng)
-            top = weight.max()
-            if not np.isfinite(top):
-                return {"flags": int(StarFlag.NO_MODEL)}
-            share = np.exp(weight - top)
-            ess = float(share.sum() ** 2 / (share**2).sum())
-            if ess >= wanted:
-                break
-            n *= 8
+        rng = stream(seed, "star", star.name, attempt)
+        model, params, like, prior, weight, lowest, thinned = self._proposals(
+            star, survivors, c.n_proposals * 8**attempt, rng
+        )
+        top = weight.max()
+        if not np.isfinite(top):
+            return {"flags": int(StarFlag.NO_MODEL)}
+        share = np.exp(weight - top)
+        ess = 1.0 / (float((share**2).sum() / share.sum() ** 2) + thinned)
         chosen = _systematic(share, c.n_draws, rng)
         mu = params[chosen, 0]
         distance = 10.0 ** (mu / 5.0)
         like = like[chosen] + star.log_norm
         prior = prior[chosen] + star.prior_norm - np.log(_LN_D * distance)
-        flags = 0 if ess >= wanted else int(StarFlag.LOW_ESS)
+        flags = 0 if ess >= c.min_ess else int(StarFlag.LOW_ESS)
         high, low = self._limits[3], self._limits[2]
         if np.mean(params[chosen, 1] > high - 0.02 * (high - low)) > 0.1:
             flags |= int(StarFlag.AT_EXTINCTION_LIMIT)
@@ -327,18 +384,35 @@ class StarFitter:
         survivors: tuple[np.ndarray, np.ndarray, np.ndarray, int],
         n: int,
         rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float]:
         from pogson.stars._draw_kernels import sample_models
 
         p = self._prepared
         model, params = np.empty(n, np.int64), np.empty((n, 3))
         like, prior, weight = np.empty(n), np.empty(n), np.empty(n)
-        lowest = sample_models(
+        lowest, thinned = sample_models(
             *survivors, p.coefficients, p.weights, p.log_prior, star.flux, star.ivar, star.scalars,
-            self._limits, star.table, star.dust, rng.random((n, 2)), rng.standard_normal((n, 2)),
-            rng.random(), model, params, like, prior, weight,
+            self._limits, star.table, star.scan, star.dust, rng.random((n, 2)),
+            rng.standard_normal((n, 2)), rng.random(), model, params, like, prior, weight,
         )  # fmt: skip
-        return model, params, like, prior, weight, float(lowest)
+        return model, params, like, prior, weight, float(lowest), float(thinned)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Numbers of the stars of a block for the scan."""
+
+    flux: np.ndarray
+    ivar: np.ndarray
+    w: np.ndarray
+    m: np.ndarray
+    scalars: np.ndarray
+    tables: np.ndarray
+    dusts: np.ndarray
+    lines: np.ndarray
+    scans: np.ndarray
+    log_norm: np.ndarray
+    keys: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -350,6 +424,7 @@ class _Star:
     ivar: np.ndarray
     scalars: np.ndarray
     table: np.ndarray
+    scan: np.ndarray
     dust: np.ndarray
     log_norm: float
     prior_norm: float

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pogson.errors import PogsonValueError
+from pogson.errors import MissingDataError, PogsonValueError
 from pogson.stars.grid import StellarGrid
 from pogson.stars.photometry_table import StarPhotometry
 from pogson.stars.priors import StarPriors
@@ -17,7 +17,6 @@ __all__ = ["FitConfig"]
 
 _K = 0.4 * np.log(10.0)
 _LN_D = np.log(10.0) / 5.0  # d ln(distance) / d mu
-_TANGENTS = 6
 
 
 @dataclass(frozen=True)
@@ -29,18 +28,21 @@ class FitConfig:
     n_draws : int
         Posterior draws kept a star.
     n_proposals : int
-        Draws of the importance sampler the posterior draws are resampled from.
+        Draws of the importance sampler that the posterior draws are resampled from. About four
+        times as many models (at least 4000) are scored, the likeliest for sure and the others by
+        lot: each with a probability that falls as the bound of its posterior does, a survivor
+        standing for those left out. No mass is lost, and the effective sample size counts the
+        noise of the lots.
     min_ess : float
-        Effective sample size below which a star is sampled again with 8 times the proposals, and
-        flagged `StarFlag.LOW_ESS` if that does not help.
-    margin : float
-        Models bounded to lie this far (in log posterior) below the best are scored by lot: with a
-        probability that falls as their bound does, each survivor standing for those left out. No
-        mass is lost; a larger margin costs time and lowers the noise of sparse tails. Grids of
-        fewer than a million models get ln(1e6 / n_models) more.
+        Effective sample size below which a star is sampled again with 8 times the proposals and
+        models, and flagged `StarFlag.LOW_ESS` if that does not help.
     error_floor : float or mapping of str to float
         Error added in quadrature to every measurement, as a fraction of its flux (0.02 is about
         0.022 mag): for all bands, or by band. Of models and photometry both.
+    fit_error_scale : float
+        Times the grid's own ``fit_error`` (the largest error of its extinction formula; root mean
+        square over the models under their prior, band by band), added in quadrature to the floors.
+        0 (default): not used.
     distance_limits : tuple of float
         Nearest and farthest distance, kpc.
     scan_signal : float
@@ -68,8 +70,8 @@ class FitConfig:
     n_draws: int = 250
     n_proposals: int = 2000
     min_ess: float = 200.0
-    margin: float = 3.0
     error_floor: float | Mapping[str, float] = 0.0
+    fit_error_scale: float = 0.0
     distance_limits: tuple[float, float] = (0.001, 1000.0)
     scan_signal: float = 12.0
     parallax_signal: float = 8.0
@@ -85,8 +87,10 @@ class FitConfig:
             raise PogsonValueError(
                 f"distance_limits must be positive, finite and rising; got {self.distance_limits}."
             )
-        if not self.margin > 0.0:
-            raise PogsonValueError(f"margin must be positive, not {self.margin}.")
+        if not 0.0 <= self.fit_error_scale < np.inf:
+            raise PogsonValueError(
+                f"fit_error_scale must be 0 or positive, not {self.fit_error_scale}."
+            )
         floors = self.error_floor
         values = list(floors.values()) if isinstance(floors, Mapping) else [floors]
         if not all(0.0 <= float(v) < 1.0 for v in values):
@@ -133,10 +137,27 @@ class PreparedGrid:
     largest: np.ndarray
     log_prior: np.ndarray
     tile_prior: np.ndarray
+    tile_weights: np.ndarray
     component_mass: np.ndarray
+    floors: np.ndarray
 
 
-def prepare_grid(grid: StellarGrid, priors: StarPriors) -> PreparedGrid:
+def _floors(grid: StellarGrid, share: np.ndarray, config: FitConfig) -> np.ndarray:
+    """Return the fractional error floor of each band, that of the grid's formula included."""
+    floors = config.floors(grid.bands)
+    if config.fit_error_scale == 0.0:
+        return floors
+    if grid.fit_error is None:
+        raise MissingDataError(
+            "fit_error_scale needs the fit_error of the grid and it has none; build it with "
+            "pogson, or set fit_error_scale=0 and give error_floor."
+        )
+    used = np.flatnonzero(share > 0.0)
+    square = share[used] @ grid.fit_error[used].astype(np.float64) ** 2 / share[used].sum()
+    return np.asarray(np.hypot(floors, config.fit_error_scale * _K * np.sqrt(square)))
+
+
+def prepare_grid(grid: StellarGrid, priors: StarPriors, config: FitConfig) -> PreparedGrid:
     """Return the grid in tiles, with the prior of every model."""
     from pogson.stars._scan_kernels import TILE
 
@@ -158,10 +179,9 @@ def prepare_grid(grid: StellarGrid, priors: StarPriors) -> PreparedGrid:
     padded = -(-n // TILE) * TILE
     order = np.zeros(padded, np.int64)
     order[:n] = _spread(n)
-    even = n_bands + n_bands % 2
     c = grid.coefficients
     centre = np.zeros(padded, np.float32)
-    tiles = np.zeros((padded // TILE, even, 3, TILE), np.float32)
+    tiles = np.zeros((padded // TILE, n_bands, 3, TILE), np.float32)
     for first in range(0, padded, 64 * TILE):  # a few megabytes at a time
         rows = slice(first, min(first + 64 * TILE, padded))
         part = c[order[rows]].astype(np.float64)
@@ -170,12 +190,13 @@ def prepare_grid(grid: StellarGrid, priors: StarPriors) -> PreparedGrid:
         part[:, :, 0] -= middle[:, None]
         part[:, :, 1] += priors.rv.mean * part[:, :, 2]
         shaped = part.reshape(-1, TILE, n_bands, 3).transpose(0, 2, 3, 1)
-        tiles[first // TILE : first // TILE + len(shaped), :n_bands] = shaped
+        tiles[first // TILE : first // TILE + len(shaped)] = shaped
     tile_prior = np.full(padded, -1e30, np.float32)
     tile_prior[:n] = np.maximum(log_prior[order[:n]], -1e30)
     return PreparedGrid(
-        tiles.reshape(len(tiles), -1), even, order, centre, np.ascontiguousarray(c), weights,
-        weights.max(axis=0).astype(np.float64), log_prior, tile_prior, mass,
+        tiles.reshape(len(tiles), -1), n_bands, order, centre, np.ascontiguousarray(c), weights,
+        weights.max(axis=0).astype(np.float64), log_prior, tile_prior, weights[order], mass,
+        _floors(grid, np.exp(log_prior), config),
     )  # fmt: skip
 
 
@@ -228,6 +249,8 @@ def sightline_tables(
     The upper lines bound prior times a weak parallax (value, inverse variance) blurred by the
     spread of photometric distance moduli.
     """
+    from pogson.stars._scan_kernels import upper_lines
+
     mu = limits[0] + limits[1] * np.arange(n)
     distance = 10.0 ** (mu / 5.0)
     density = np.atleast_2d(priors.distance.log_density(distance, l, b)) + 3.0 * np.log(distance)
@@ -237,40 +260,19 @@ def sightline_tables(
     log_norm = float(top + np.log(mass @ prepared.component_mass))
     mean, sd = priors.extinction.profile(distance, l, b)
     dust = np.stack([mean, sd, np.full(n, -np.log(limits[3] - limits[2]))])
-    with np.errstate(divide="ignore", under="ignore"):
-        linear = np.exp(density - top)
-        total = np.log(linear.T @ prepared.largest) + top
-    total -= 0.5 * parallax[1] * (parallax[0] - 1.0 / distance) ** 2
-    steps = np.linspace(-2.5, 2.5, 11) * spread
-    blurred = [np.interp(mu + step, mu, total) - 0.5 * (step / spread) ** 2 for step in steps]
-    scan = np.concatenate([linear, np.full((1, n), top)])
-    return density, dust, _upper_lines(mu, np.max(blurred, axis=0)), scan, log_norm
-
-
-def _upper_lines(mu: np.ndarray, curve: np.ndarray) -> np.ndarray:
-    """Return straight lines (a, b, a, b ...) whose minimum is nowhere below the curve."""
-    usable = np.flatnonzero(curve > curve.max() - 40.0)
-    mu, curve = mu[usable[0] : usable[-1] + 1], curve[usable[0] : usable[-1] + 1]
-    slope = np.gradient(curve, mu) if mu.size > 2 else np.zeros(mu.size)
-    depth = np.array([20.0, 4.0, 0.5])  # tangents at these depths below the peak, both sides
-    peak = int(np.argmax(curve))
-    rise, fall = curve[: peak + 1], curve[peak:]
-    left = np.searchsorted(np.maximum.accumulate(rise), curve[peak] - depth)
-    right = peak + np.searchsorted(np.maximum.accumulate(-fall), depth - curve[peak])
-    wanted = slope[np.clip(np.concatenate([left, right]), 0, mu.size - 1)]
-    lines = np.empty(2 * _TANGENTS)
-    lines[0::2] = [float(np.max(curve - s * mu)) for s in wanted]
-    lines[1::2] = wanted
-    return lines
+    with np.errstate(under="ignore"):
+        scan = np.concatenate([np.exp(density - top), np.full((1, n), top)])
+    lines = upper_lines(scan, prepared.largest, limits, parallax[0], parallax[1], spread)
+    return density, dust, lines, scan, log_norm
 
 
 def star_numbers(
-    photometry: StarPhotometry, priors: StarPriors, config: FitConfig, n_models: int
+    photometry: StarPhotometry, priors: StarPriors, config: FitConfig, prepared: PreparedGrid
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return flux, inverse variance, scan weights, scan magnitudes and scalars of every star."""
     from pogson.stars import _scan_kernels as k
 
-    floors = config.floors(photometry.bands)
+    floors = prepared.floors
     seen = photometry.observed
     flux = np.where(seen, photometry.flux, 0.0)
     variance = np.where(seen, photometry.flux_err, 1.0) ** 2 + (floors * flux) ** 2
@@ -278,19 +280,15 @@ def star_numbers(
     signal = flux * np.sqrt(ivar)
     in_flux = np.any(seen & (signal < config.scan_signal), axis=1) | (signal.max(axis=1) > 160.0)
     strong = seen & (signal >= 5.0)
-    n, n_bands = flux.shape
-    even = n_bands + n_bands % 2
-    w, m = np.zeros((n, even), np.float32), np.zeros((n, even), np.float32)
     weight = np.where(strong, np.minimum((_K * signal) ** 2, 2e5), 0.0)
     weight = np.where(in_flux[:, None], weight * _bounding(signal), weight)
     mags = -np.log(np.where(strong, flux, 1.0)) / _K
     total = weight.sum(axis=1)
     centre = (weight * mags).sum(axis=1) / np.maximum(total, 1e-30)
-    w[:, :n_bands] = weight
-    m[:, :n_bands] = np.where(strong, mags - centre[:, None], 0.0)
-    star = np.zeros((n, k.N_STAR))
+    w = weight.astype(np.float32)
+    m = np.where(strong, mags - centre[:, None], 0.0).astype(np.float32)
+    star = np.zeros((len(flux), k.N_STAR))
     star[:, k.WEIGHT], star[:, k.CENTRE] = total, centre
-    star[:, k.MARGIN] = config.margin + max(0.0, np.log(1e6 / n_models))
     star[:, k.FLUX_SCAN] = in_flux
     star[:, k.MU_WEIGHT] = np.where(total > 0.0, 0.0, 1e-3)
     star[:, k.MU_DATA] = 10.0

@@ -118,7 +118,7 @@ class StellarGrid:
     al. 2025, arXiv:2503.02227).
 
     ``agewt`` is the Jacobian from the lattice's coordinates to (initial mass, age, metallicity):
-    |d age / d EEP| in years on a lattice in mass and EEP.
+    the absolute value of d age / d EEP in years on a lattice in mass and EEP.
 
     Examples
     --------

@@ -60,6 +60,34 @@ def _sentinel_fluxes(flux: np.ndarray, err: np.ndarray) -> np.ndarray:
         return ~np.isfinite(flux) | codes | bare | ~np.isfinite(err) | np.isin(err, (-99.0, -999.0))
 
 
+def _parallaxes(
+    parallax: Any, parallax_err: Any, n: int, unit: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return parallaxes and errors in mas, and where there are none."""
+    import astropy.units as u
+
+    try:
+        factor = float(u.Unit(unit).to("mas"))
+    except (ValueError, TypeError, u.UnitConversionError):
+        raise UnitMismatchError(
+            f"Unknown unit {unit!r} of parallaxes; give an angle such as 'mas' or 'arcsec'."
+        ) from None
+    bare = getattr(parallax_err, "unit", None) is None
+    plx = _column(parallax, n, "parallax", unit)
+    err = _column(parallax_err, n, "parallax_err", unit)
+    with np.errstate(invalid="ignore"):
+        gone = ~np.isfinite(plx) | ~np.isfinite(err) | (err <= -9.0) | (err >= 1e4)
+        gone |= (plx <= -900.0) | ((plx == 0.0) & ~(err > 0.0))
+        errors = err[~gone & (err > 0.0)] * factor
+    if bare and errors.size and float(np.median(errors)) < 1e-3:
+        raise PogsonValueError(
+            f"The errors of the parallaxes have a median of {float(np.median(errors)):.2g} mas, "
+            f"below what any survey reaches, taken to be in {unit!r}: these look like arcseconds. "
+            "Pass parallax_unit='arcsec', or a Quantity if they are right."
+        )
+    return plx * factor, err * factor, gone
+
+
 def _refuse_fluxes(mag: np.ndarray, good: np.ndarray, bands: Sequence[str]) -> None:
     """Raise if the columns given as magnitudes hold fluxes."""
     for k, band in enumerate(bands):
@@ -208,6 +236,7 @@ class StarPhotometry:
         unit: str = "maggie",
         parallax: Any = None,
         parallax_err: Any = None,
+        parallax_unit: str = "mas",
         l: Any = None,  # noqa: E741
         b: Any = None,
         ids: Any = None,
@@ -226,7 +255,10 @@ class StarPhotometry:
         unit : {'maggie', 'nJy'}
             Unit of bare numbers; nJy means AB.
         parallax, parallax_err : array_like or Quantity, shape (n_stars,), optional
-            In mas.
+            Parallaxes and errors. NaN, masked, -900 or less, 0 without a positive error, and errors
+            of 10,000 or more or -9 or less mean "none".
+        parallax_unit : str
+            Unit of bare numbers: ``"mas"`` or another angle, such as ``"arcsec"``.
         l, b : array_like or Quantity, shape (n_stars,), optional
             Galactic coordinates in degrees.
         ids : array_like, shape (n_stars,), optional
@@ -238,9 +270,10 @@ class StarPhotometry:
         Raises
         ------
         PogsonValueError
-            If errors are zero or negative, shapes disagree, or the fluxes look like magnitudes.
+            If errors are zero or negative, shapes disagree, the fluxes look like magnitudes or the
+            parallaxes like arcseconds.
         UnitMismatchError
-            If the unit is unknown.
+            If a unit is unknown.
 
         Examples
         --------
@@ -266,7 +299,8 @@ class StarPhotometry:
         good &= ~bad
         return cls._build(
             values * factor, errors * factor, good, bands, rows,
-            parallax=parallax, parallax_err=parallax_err, l=l, b=b, ids=ids, bad_errors=bad_errors,
+            parallax=parallax, parallax_err=parallax_err, parallax_unit=parallax_unit, l=l, b=b,
+            ids=ids, bad_errors=bad_errors,
         )  # fmt: skip
 
     @classmethod
@@ -280,6 +314,7 @@ class StarPhotometry:
         limit_sigma: float = 3.0,
         parallax: Any = None,
         parallax_err: Any = None,
+        parallax_unit: str = "mas",
         l: Any = None,  # noqa: E741
         b: Any = None,
         ids: Any = None,
@@ -299,7 +334,7 @@ class StarPhotometry:
             limiting flux over ``limit_sigma`` as its error. Its ``mag_err`` is not used.
         limit_sigma : float
             How many sigma the limits are.
-        parallax, parallax_err, l, b, ids, bad_errors
+        parallax, parallax_err, parallax_unit, l, b, ids, bad_errors
             As in `from_fluxes`.
 
         Raises
@@ -337,7 +372,8 @@ class StarPhotometry:
         flux_err = np.where(limits, flux / limit_sigma, _LN * flux * errors)
         return cls._build(
             np.where(limits, 0.0, flux), flux_err, good, bands, rows,
-            parallax=parallax, parallax_err=parallax_err, l=l, b=b, ids=ids, bad_errors=bad_errors,
+            parallax=parallax, parallax_err=parallax_err, parallax_unit=parallax_unit, l=l, b=b,
+            ids=ids, bad_errors=bad_errors,
         )  # fmt: skip
 
     @classmethod
@@ -348,6 +384,7 @@ class StarPhotometry:
         *,
         kind: str = "magnitude",
         parallax: tuple[str, str] | None = None,
+        parallax_unit: str = "mas",
         position: tuple[str, str] | None = None,
         ids: str | None = None,
         unit: str = "maggie",
@@ -364,7 +401,9 @@ class StarPhotometry:
         kind : {'magnitude', 'flux'}
             What the columns hold.
         parallax : tuple of str, optional
-            Columns of the parallax and its error, mas.
+            Columns of the parallax and its error.
+        parallax_unit : str
+            Unit of parallaxes in columns without one of their own.
         position : tuple of str, optional
             Columns of Galactic longitude and latitude, degrees.
         ids : str, optional
@@ -407,7 +446,9 @@ class StarPhotometry:
             np.column_stack([_bare(get(pair[k]), numbers, pair[k]) for pair in pairs])
             for k in (0, 1)
         ]
-        common: dict[str, Any] = {"bands": list(columns), "bad_errors": bad_errors}
+        common: dict[str, Any] = {
+            "bands": list(columns), "bad_errors": bad_errors, "parallax_unit": parallax_unit
+        }  # fmt: skip
         if parallax is not None:
             common |= {"parallax": get(parallax[0]), "parallax_err": get(parallax[1])}
         if position is not None:
@@ -429,19 +470,17 @@ class StarPhotometry:
         *,
         parallax: Any,
         parallax_err: Any,
+        parallax_unit: str,
         l: Any,  # noqa: E741
         b: Any,
         ids: Any,
         bad_errors: str,
     ) -> StarPhotometry:
         n = len(flux)
-        plx = _column(parallax, n, "parallax", "mas")
-        plx_err = _column(parallax_err, n, "parallax_err", "mas")
         if (parallax is None) != (parallax_err is None):
-            raise PogsonValueError("Give parallax and parallax_err together, both in mas.")
+            raise PogsonValueError("Give parallax and parallax_err together.")
+        plx, plx_err, gone = _parallaxes(parallax, parallax_err, n, parallax_unit)
         with np.errstate(invalid="ignore"):
-            gone = ~np.isfinite(plx) | ~np.isfinite(plx_err) | (plx_err <= -9.0)
-            gone |= (plx <= -900.0) | ((plx == 0.0) & ~(plx_err > 0.0))
             wrong = ~gone & ~(plx_err > 0.0)
         bad_plx = _refuse_errors(wrong[:, None], plx_err[:, None], ["parallax"], bad_errors)
         gone |= bad_plx

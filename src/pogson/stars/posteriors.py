@@ -51,7 +51,8 @@ class StarPosteriors:
     log_likelihood : numpy.ndarray, shape (n_stars, n_draws)
         Log likelihood of photometry and parallax, constants included.
     ess : numpy.ndarray, shape (n_stars,)
-        Effective sample size (Kish) of the importance sample that the draws come from.
+        Effective sample size (Kish) of the importance sample that the draws come from, the noise
+        of models left out by lot included.
     log_evidence : numpy.ndarray, shape (n_stars,)
         Log probability of the data under grid and priors, all normalised.
     best_chi2 : numpy.ndarray, shape (n_stars,)

@@ -24,6 +24,19 @@ __all__ = ["fit_catalog", "healpix_of"]
 _FITTERS: dict[Any, StarFitter] = {}  # one a process: preparing a grid takes a second
 
 
+class _Part:
+    """Some stars of a catalogue, taken out of it where they are fitted, or to travel there."""
+
+    def __init__(self, stars: StarPhotometry, rows: np.ndarray | None) -> None:
+        self.stars, self.rows = stars, rows
+
+    def __call__(self) -> StarPhotometry:
+        return self.stars if self.rows is None else self.stars.select(self.rows)
+
+    def __reduce__(self) -> Any:
+        return _Part, (self(), None)
+
+
 @dataclass(frozen=True)
 class _Task:
     """One part of a catalogue, small enough to travel between processes."""
@@ -33,8 +46,7 @@ class _Task:
     priors: StarPriors
     config: FitConfig
     seed: int
-    stars: Any
-    rows: np.ndarray | None
+    stars: Callable[[], StarPhotometry]
     path: Path
     digest: str
 
@@ -126,7 +138,7 @@ def fit_catalog(
     tasks = [
         _Task(
             grid if isinstance(grid, StellarGrid) else str(grid), bands, priors, config, seed,
-            *parts[k], writer.part(k), writer.digest,
+            parts[k], writer.part(k), writer.digest,
         )
         for k in writer.missing()
     ]  # fmt: skip
@@ -141,8 +153,10 @@ def fit_catalog(
     return writer.finish()
 
 
-def _parts(stars: Any, chunk_size: int, nside: int | None) -> tuple[list[tuple[Any, Any]], str]:
-    """Return (photometry or callable, rows) of every part, and what identifies the catalogue."""
+def _parts(
+    stars: Any, chunk_size: int, nside: int | None
+) -> tuple[list[Callable[[], StarPhotometry]], str]:
+    """Return a callable for the photometry of every part, and what identifies the catalogue."""
     if chunk_size < 1:
         raise PogsonValueError(f"chunk_size must be at least 1, not {chunk_size}.")
     if not isinstance(stars, StarPhotometry):
@@ -151,7 +165,7 @@ def _parts(stars: Any, chunk_size: int, nside: int | None) -> tuple[list[tuple[A
             raise PogsonTypeError(
                 "stars must be a StarPhotometry or a list of callables that return one, a part."
             )
-        return [(s, None) for s in sources], repr([_called(s) for s in sources])
+        return sources, repr([_called(s) for s in sources])
     if len(stars) == 0:
         raise PogsonValueError("The catalogue has no stars.")
     groups = [np.arange(len(stars))]
@@ -164,7 +178,7 @@ def _parts(stars: Any, chunk_size: int, nside: int | None) -> tuple[list[tuple[A
     for name in ("flux", "flux_err", "parallax", "parallax_err", "l", "b"):
         digest.update(np.ascontiguousarray(getattr(stars, name)).tobytes())
     digest.update("\x1f".join([*stars.bands, *map(str, stars.ids.tolist())]).encode())
-    return [(stars.select(r), None) for r in rows], f"{digest.hexdigest()} {chunk_size} {nside}"
+    return [_Part(stars, r) for r in rows], f"{digest.hexdigest()} {chunk_size} {nside}"
 
 
 def _called(source: Any) -> str:
@@ -182,7 +196,7 @@ def _read(path: str) -> StellarGrid:
 
 def _fit_part(task: _Task) -> int:
     """Fit one part and write its file; return the number of stars."""
-    photometry = task.stars if isinstance(task.stars, StarPhotometry) else task.stars()
+    photometry = task.stars()
     key = (task.digest, photometry.bands)
     fitter = _FITTERS.get(key)
     if fitter is None:

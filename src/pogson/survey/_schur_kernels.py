@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: E501, SIM110
+# ruff: noqa: E501
 """Compiled sums over stars with the star's magnitude eliminated. Arrays in, arrays out.
 
 For a star with detections i of weight w_i, residual r_i and derivatives v_i, and a reference of
@@ -89,31 +89,6 @@ def _derivative(t, j, i, column, constant, values):
     if column[t] < 0:
         return constant[t]
     return values[i, column[t] + j]
-
-
-@njit(cache=True, nogil=True)
-def _add_outer(buf, at, f, v1, a1, n1, v2, a2, n2):
-    """Add f v1[a1:a1+n1] v2[a2:a2+n2]^T to a block of buf; common sizes with fixed trip counts."""
-    if n1 == 1 and n2 == 1:
-        buf[at] += f * v1[a1] * v2[a2]
-        return
-    block = buf[at : at + n1 * n2]
-    p, q = v1[a1 : a1 + n1], v2[a2 : a2 + n2]
-    if n1 == 6 and n2 == 6:
-        for j in range(6):
-            x = f * p[j]
-            for k in range(6):
-                block[6 * j + k] += x * q[k]
-    elif n1 == 3 and n2 == 3:
-        for j in range(3):
-            x = f * p[j]
-            for k in range(3):
-                block[3 * j + k] += x * q[k]
-    else:
-        for j in range(n1):
-            x = f * p[j]
-            for k in range(n2):
-                block[n2 * j + k] += x * q[k]
 
 
 @njit(cache=True, nogil=True)
@@ -210,142 +185,6 @@ def gather_runs(
         run_n[s] = m
         for a in range(m):
             pos[run_c[at + a]] = -1
-
-
-@njit(cache=True, nogil=True)
-def _is_mine(i, base, owner, me):
-    """Whether a detection touches a row owned by ``me``."""
-    for t in range(base.shape[1]):
-        if base[i, t] >= 0 and owner[base[i, t]] == me:
-            return True
-    return False
-
-
-@njit(cache=True, nogil=True)
-def _add_detection(
-    i,
-    base,
-    width,
-    column,
-    constant,
-    values,
-    w,
-    d,
-    scale,
-    first,
-    runs,
-    place,
-    owner,
-    me,
-    at_v,
-    dv,
-    buf,
-    b,
-    info,
-):
-    """Add w v v^T of one detection, and d v to the right-hand side (d: weight times residual)."""
-    T = width.size
-    for t in range(T):
-        for j in range(width[t]):
-            dv[at_v[t] + j] = scale * _derivative(t, j, i, column, constant, values)
-    for t in range(T):
-        c0 = base[i, t]
-        if c0 < 0 or owner[c0] != me:
-            continue
-        n = width[t]
-        x = (c0 - first[t]) // n
-        for j in range(n):
-            b[c0 + j] += d * dv[at_v[t] + j]
-            info[c0 + j] += w * dv[at_v[t] + j] ** 2
-        for q in range(t, T):
-            if base[i, q] >= 0:
-                y = (base[i, q] - first[q]) // width[q]
-                at = place[t, q] + (x * runs[q] + y) * n * width[q]
-                _add_outer(buf, at, w, dv, at_v[t], n, dv, at_v[q], width[q])
-
-
-@njit(cache=True, nogil=True)
-def _subtract_star(at, z, m, width, first, runs, place, owner, me, run_c, run_t, u, f, at_u, buf):
-    """Add f u u^T of one star, from its m merged runs (f: minus one over its weight)."""
-    for a in range(m):
-        at_u[a] = z
-        z += width[run_t[at + a]]
-    for a in range(m):
-        ca = run_c[at + a]
-        if owner[ca] != me:
-            continue
-        ta = run_t[at + a]
-        na = width[ta]
-        xa = (ca - first[ta]) // na
-        for k in range(m):
-            ck = run_c[at + k]
-            if ck >= ca:
-                tk = run_t[at + k]
-                nk = width[tk]
-                y = (ck - first[tk]) // nk
-                to = place[ta, tk] + (xa * runs[tk] + y) * na * nk
-                _add_outer(buf, to, f, u, at_u[a], na, u, at_u[k], nk)
-
-
-@njit(cache=True, nogil=True)
-def block_sums(
-    start,
-    base,
-    width,
-    column,
-    constant,
-    values,
-    w,
-    r,
-    g,
-    first,
-    runs,
-    place,
-    owner,
-    me,
-    run_c,
-    run_t,
-    run_n,
-    u,
-    weight,
-    mean,
-    buf,
-    b,
-    info,
-):
-    """Add the rows owned by ``me`` for all stars.
-
-    Sums go to ``buf`` block by block, to keep what is added together close in memory: the block of
-    run i of term t and run j of term q is row-major at ``place[t, q] + (i runs[q] + j) width[t]
-    width[q]``. Only terms t <= q, and i <= j where t = q, are filled.
-    """
-    T = width.size
-    longest = _longest(start, 0, start.size - 1)
-    at_v = np.zeros(T + 1, np.int64)
-    for t in range(T):
-        at_v[t + 1] = at_v[t] + width[t]
-    nnz = at_v[T]
-    at_u = np.empty(longest * T + 1, np.int64)
-    dv = np.empty(nnz + 1)
-    for s in range(start.size - 1):
-        lo, hi = start[s], start[s + 1]
-        m = run_n[s]
-        if m == 0:
-            continue
-        for i in range(lo, hi):
-            if w[i] <= 0.0:
-                continue
-            if _is_mine(i, base, owner, me):
-                scale = g[i] if g.size else 1.0
-                d = w[i] * (r[i] - mean[s])
-                _add_detection(
-                    i, base, width, column, constant, values, w[i], d, scale, first, runs, place,
-                    owner, me, at_v, dv, buf, b, info,
-                )  # fmt: skip
-        _subtract_star(
-            lo * T, lo * nnz, m, width, first, runs, place, owner, me, run_c, run_t, u,
-            -1.0 / weight[s], at_u, buf,
-        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)

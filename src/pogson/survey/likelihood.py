@@ -154,7 +154,7 @@ class _Fit:
         operator = SchurOperator(p, priors, self.model, self.threads)
         b = operator.vector()
         x, self.iterations = operator.solve(b[:, None])
-        self.p = self.p + x[:, 0]
+        self.p = self.p + self.model.limited(x[:, 0])
         self.info = np.concatenate(
             [np.einsum("nii->ni", np.linalg.pinv(i, hermitian=True)).ravel()
              for _, _, i in operator._inverse]
@@ -179,14 +179,16 @@ class _Fit:
                     "combination; rescale the terms or give them priors."
                 )
         self.info = np.diag(blocks.matrix) + priors.diagonal
-        self.p = self.p + found.step
+        self.p = self.p + self.model.limited(found.step)
         self.covariance = found.covariance
         return float((blocks.vector + priors.vector) @ found.step)
 
     def _fix_gauge(self, blocks: NormalBlocks, priors: Priors) -> None:
         found = degeneracies_of(self.model, blocks, priors)
         if self.settings.gauge == "refuse":
-            lines = "".join(f"\n  {k + 1}. {d.text}" for k, d in enumerate(found))
+            lines = "".join(f"\n  {k + 1}. {d.text}" for k, d in enumerate(found[:12]))
+            if len(found) > 12:
+                lines += f"\n  ... and {len(found) - 12} more (see find_degeneracies)"
             raise CalibrationError(
                 f"The data do not determine {len(found)} combination(s) of parameters:{lines}\n"
                 "Give references, a prior or a constraint to one of the terms named, remove a "
@@ -391,6 +393,11 @@ def calibrate(
     return _iterate(fit, p, connections(p, fit.o), once)
 
 
+def is_steady(promise: float, chi2: float) -> bool:
+    """Whether a fit that is not linear is near enough to its end to judge single detections."""
+    return abs(promise) < 1e-3 * max(1.0, chi2)
+
+
 def _iterate(fit: _Fit, p: Prepared, links: Connections, once: bool) -> Solution:
     s, rejected, passes = fit.settings, 0, 0
     while True:
@@ -409,11 +416,13 @@ def _iterate(fit: _Fit, p: Prepared, links: Connections, once: bool) -> Solution
             break
         change = _update_floors(fit, p, res)
         rough = change > 0.1 * max(fit.weighting.floor)
-        rejected = 0 if rough else _reject(fit, p, res)
+        steady = simple or is_steady(promise, res.chi2)
+        rejected = 0 if rough or not steady else _reject(fit, p, res)
         settled = simple or abs(promise) < 1e-12 * max(1.0, res.chi2)
         if rejected == 0 and change < 1e-5 and settled:
             break
-        p = fit.prepare()
+        if simple or rejected or change > 0.0:
+            p = fit.prepare()
     converged = once or passes < s.max_passes
     if s.covariance and fit.covariance is None:
         fit.step(p, True)

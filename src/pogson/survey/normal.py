@@ -349,7 +349,8 @@ def accumulate(
 
 
 _GREY_PIECES = 2  # of the stars, always: sums do not depend on the number of threads
-_CACHE = 24_000_000  # bytes of the matrix that one pass over the stars adds to
+_DENSE = 3000  # parameters up to which stars that touch many may be products of dense rows
+_TILE = 330  # parameters of a tile of the matrix: its square stays in the cache of a core
 
 
 def sums(model: Model, p: Prepared, threads: int = 1) -> NormalBlocks:
@@ -391,8 +392,9 @@ def _grey(size: int, p: Prepared, chi2: np.ndarray, threads: int) -> tuple[Any, 
 
 
 def _blocks(model: Model, p: Prepared, chi2: np.ndarray, threads: int) -> tuple[Any, ...]:
-    """Any terms: passes over the stars, each adding to rows that stay in the cache."""
-    from pogson.survey._schur_kernels import block_sums, gather_runs
+    """Any terms: merge the detections of each star, then add its outer product tile by tile."""
+    from pogson.survey._schur_kernels import gather_runs
+    from pogson.survey._tile_kernels import direct_sums
 
     d, size, n, stars = p.design, model.size, p.weight.size, p.ref_weight.size
     T, nnz = d.width.size, d.nonzeros
@@ -409,66 +411,100 @@ def _blocks(model: Model, p: Prepared, chi2: np.ndarray, threads: int) -> tuple[
         )  # fmt: skip
 
     share(gather, threads, threads)
-    layout = _Layout.of(model, d)
-    b, information, buf = np.zeros(size), np.zeros(size), np.zeros(layout.length)
-    passes = max(threads, int(np.ceil(4.0 * size * size / _CACHE)))
-    owner = layout.owner(passes)
+    merged = (run_c, run_t, run_n, u, weight)
+    if size <= _DENSE and 10.0 * float(np.sum(run_n.astype(float) ** 2)) > stars * float(size) ** 2:
+        return (*_dense(p, size, merged, mean, threads), int(np.count_nonzero(weight > 0)))
+    S, b, information = np.zeros((size, size)), np.zeros(size), np.zeros(size)
+    owner = _owner(model, d, threads)
 
-    def run(k: int) -> None:
-        block_sums(
-            *data, layout.first, layout.runs, layout.place, owner, k,
-            run_c, run_t, run_n, u, weight, mean, buf, b, information,
+    def direct(k: int) -> None:
+        direct_sums(*data, owner, k, weight, mean, S, b, information)
+
+    share(direct, threads, threads)
+    _tiles(model, p, merged, S, threads)
+    return S, b, information, int(np.count_nonzero(weight > 0))
+
+
+def _runs(model: Model, design: PackedDesign) -> np.ndarray:
+    """Return the first parameter of every run of parameters, and the end."""
+    kept = [(f, s) for f, s in zip(model.first, model.sizes, strict=True) if s]
+    parts = [np.arange(f, f + s, int(w)) for (f, s), w in zip(kept, design.width, strict=True)]
+    return np.append(np.concatenate(parts), model.size)
+
+
+def _owner(model: Model, design: PackedDesign, threads: int) -> np.ndarray:
+    """Return the thread that adds detections to the rows of each parameter; runs stay together."""
+    first = _runs(model, design)
+    return np.repeat((np.arange(first.size - 1) // 4 % threads).astype(np.int32), np.diff(first))
+
+
+def _tiles(model: Model, p: Prepared, merged: tuple[Any, ...], S: np.ndarray, threads: int) -> None:
+    """Subtract the outer products of the stars' merged derivatives from the matrix."""
+    from pogson.survey._tile_kernels import count_runs, sort_runs, tile_sums
+
+    d, size = p.design, model.size
+    run_c, run_t, run_n, u, weight = merged
+    runs = _runs(model, d)
+    wanted = np.arange(0, size, min(_TILE, max(size // 4, 1)))
+    first = runs[np.unique(np.searchsorted(runs, wanted))]
+    first = np.append(first[first < size], size)
+    tiles = first.size - 1
+    tile = np.repeat(np.arange(tiles, dtype=np.int32), np.diff(first))
+    count, length = np.zeros(tiles, np.int64), np.zeros(tiles, np.int64)
+    count_runs(p.start, d.width.size, d.width, run_c, run_t, run_n, tile, count, length)
+    at_run, at_u = (np.concatenate([[0], np.cumsum(a)]) for a in (count, length))
+    star, place = np.empty(at_run[-1], np.int32), np.empty(at_run[-1], np.int32)
+    sizes, lined = np.empty(at_run[-1], np.int32), np.empty(at_u[-1])
+    edges = np.linspace(0, tiles, threads + 1).astype(np.int64)
+
+    def sort(k: int) -> None:
+        sort_runs(
+            edges[k], edges[k + 1], p.start, d.width, d.nonzeros, run_c, run_t, run_n, u, weight,
+            tile, first, at_run, at_u, star, place, sizes, lined,
         )  # fmt: skip
 
-    share(run, passes, threads)
-    return layout.matrix(buf), b, information, int(np.count_nonzero(weight > 0))
+    share(sort, threads, threads)
+    pairs = [(a, b) for a in range(tiles) for b in range(a, tiles)]
+
+    def one(k: int) -> None:
+        a, b = pairs[k]
+        block = np.zeros((first[a + 1] - first[a], first[b + 1] - first[b]))
+        tile_sums(
+            at_run[a], at_run[a + 1], at_u[a], at_run[b], at_run[b + 1], at_u[b], a == b,
+            star, place, sizes, lined, block,
+        )  # fmt: skip
+        S[first[a] : first[a + 1], first[b] : first[b + 1]] += block
+
+    share(one, len(pairs), threads)
 
 
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """Where the kernels put the block of each pair of runs of parameters."""
+def _dense(
+    p: Prepared, size: int, merged: tuple[Any, ...], mean: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stars that touch much of the model: their rows as matrix products, in fixed pieces."""
+    from threadpoolctl import threadpool_limits
 
-    first: np.ndarray
-    runs: np.ndarray
-    width: np.ndarray
-    place: np.ndarray
-    size: int
-    length: int
+    from pogson.survey._dense_kernels import detection_sums, star_rows
 
-    @classmethod
-    def of(cls, model: Model, design: PackedDesign) -> _Layout:
-        kept = [(f, s) for f, s in zip(model.first, model.sizes, strict=True) if s]
-        first = np.array([f for f, _ in kept], np.int64)
-        width = design.width.astype(np.int64)
-        runs = np.array([s for _, s in kept], np.int64) // width
-        at, place = 0, np.zeros((width.size, width.size), np.int64)
-        for t in range(width.size):
-            for q in range(t, width.size):
-                place[t, q] = at
-                at += int(runs[t] * width[t] * runs[q] * width[q])
-        return cls(first, runs, width, place, model.size, at)
+    pieces, chunk, stars, weight = 2, 512, p.ref_weight.size, merged[4]
+    edges = np.searchsorted(p.start, np.linspace(0, p.weight.size, pieces + 1).astype(np.int64))
+    edges[-1] = stars
+    S, b, information = (np.zeros((pieces, *shape)) for shape in ((size, size), (size,), (size,)))
 
-    def owner(self, passes: int) -> np.ndarray:
-        """Return the pass that adds to the rows of each parameter; runs stay together."""
-        out = np.empty(self.size, np.int32)
-        for f, n, w in zip(self.first, self.runs, self.width, strict=True):
-            block = max(1, 8 // int(w))
-            out[f : f + n * w] = np.repeat((np.arange(n) // block) % passes, w)
-        return out
+    def run(k: int) -> None:
+        detection_sums(
+            edges[k], edges[k + 1], *p.arrays, p.weight, p.residual, p.gain, weight, mean,
+            S[k], b[k], information[k],
+        )  # fmt: skip
+        rows = np.empty((chunk, size))
+        for s0 in range(int(edges[k]), int(edges[k + 1]), chunk):
+            s1 = min(s0 + chunk, int(edges[k + 1]))
+            star_rows(s0, s1, p.start, p.design.width, p.design.nonzeros, *merged, rows)
+            S[k] -= rows[: s1 - s0].T @ rows[: s1 - s0]
 
-    def matrix(self, buf: np.ndarray) -> np.ndarray:
-        """Return the sums as a matrix, of which the upper triangle holds."""
-        if self.width.size == 1 and self.width[0] == 1:
-            return buf.reshape(self.size, self.size)
-        out = np.zeros((self.size, self.size))
-        for t, q in zip(*np.triu_indices(self.width.size), strict=True):
-            n1, n2, w1, w2 = self.runs[t], self.runs[q], self.width[t], self.width[q]
-            a, b = self.first[t], self.first[q]
-            part = buf[self.place[t, q] :][: n1 * n2 * w1 * w2].reshape(n1, n2, w1, w2)
-            target = out[a : a + n1 * w1, b : b + n2 * w2]
-            for i in range(n1):
-                target[i * w1 : (i + 1) * w1].reshape(w1, n2, w2)[...] = part[i].transpose(1, 0, 2)
-        return out
+    with threadpool_limits(1):
+        share(run, pieces, threads)
+    return S.sum(axis=0), b.sum(axis=0), information.sum(axis=0)
 
 
 def accumulate_partitions(

@@ -9,7 +9,7 @@ import numpy as np
 
 from pogson.calib import FluxReference, ParameterCovariance, PhotoCalib
 from pogson.errors import CalibrationError, MissingDataError
-from pogson.fields import Box, ConstantField, Field, GridField
+from pogson.fields import Box, ConstantField, Field, GridField, SumField, TableField
 from pogson.streams import stream
 from pogson.survey._bases import interpolated
 from pogson.survey.degeneracy import Connections
@@ -226,7 +226,7 @@ class Solution:
 
         tables = self.model.tables
         e, d = tables.exposures.row(exposure), tables.detectors.row(detector)
-        columns, fields, factors = self._local(e, d)
+        columns, fields, factors, constant = self._local(e, d)
         dead = [c for c in columns if not self._known[c]]
         if dead:
             raise CalibrationError(
@@ -237,7 +237,7 @@ class Solution:
         values = self.parameters[columns]
         target = u.Unit("nJy") / u.Unit(unit)
         field = _exponential(box, fields, values) * ConstantField(
-            box, 10.0 ** (0.4 * NJY_AB_MAGNITUDE), target
+            box, 10.0 ** (0.4 * (NJY_AB_MAGNITUDE + constant)), target
         )
         if jacobian:
             for f in factors:
@@ -259,18 +259,20 @@ class Solution:
                         "gauges": list(self.gauges)},
         )  # fmt: skip
 
-    def _local(self, e: int, d: int) -> tuple[np.ndarray, list[Field | None], list[Field]]:
+    def _local(self, e: int, d: int) -> tuple[np.ndarray, list[Field | None], list[Field], float]:
         columns: list[int] = []
         fields: list[Field | None] = []
         factors: list[Field] = []
+        constant = 0.0
         for first, t in zip(self.model.first, self.model.terms, strict=True):
-            here = t.local(e, d, self.model.tables)
+            here = t.local_at(e, d, self.model.tables, self[t.name])
+            constant += here.constant
             if here.base >= 0:
                 columns += [first + here.base + j for j in range(len(here.fields))]
                 fields += here.fields
             if here.factor is not None:
                 factors.append(here.factor)
-        return np.array(columns, np.int64), fields, factors
+        return np.array(columns, np.int64), fields, factors, constant
 
     # -- judgement ----------------------------------------------------------------------------
     def suspect_stars(self, probability: float = 1e-6, rejections: int = 3) -> np.ndarray:
@@ -410,8 +412,35 @@ class Solution:
 
 
 def _exponential(box: Box, fields: list[Field | None], values: np.ndarray) -> Field:
-    """Return 10**(0.4 sum of values times fields) as a field, to 1e-7."""
-    pairs = [(f, float(v)) for f, v in zip(fields, values, strict=True) if f is not None]
+    """Return 10**(0.4 sum of values times fields) as a field, to 1e-7.
+
+    Tables (rings, edges) become tables, one a factor: a grid fine enough for them is a whole image.
+    """
+    pairs: list[tuple[Field, float]] = []
+    tables: list[Field] = []
+    for f, v in zip(fields, values, strict=True):
+        for part in f.terms if isinstance(f, SumField) else () if f is None else (f,):
+            if isinstance(part, TableField):
+                tables.append(_exponential_table(part, float(v)))
+            else:
+                pairs.append((part, float(v)))
+    out = _smooth_exponential(box, pairs)
+    for one in tables:
+        out = out * one
+    return out
+
+
+def _exponential_table(table: TableField, value: float) -> TableField:
+    """Return 10**(0.4 value table) with nodes so dense that straight lines hold to 1e-7."""
+    step = float(np.max(np.abs(np.diff(table.values)))) * abs(value) * _LN
+    parts = max(1, int(np.ceil(step / np.sqrt(8e-7))))
+    nodes = np.linspace(table.nodes[0], table.nodes[-1], parts * (table.values.size - 1) + 1)
+    new = 10.0 ** (0.4 * value * np.interp(nodes, table.nodes, table.values))
+    start, width = float(nodes[0]), float(nodes[1] - nodes[0])
+    return TableField(table.box, table.axis, start, width, new, table.center)
+
+
+def _smooth_exponential(box: Box, pairs: list[tuple[Field, float]]) -> Field:
     if all(isinstance(f, ConstantField) for f, _ in pairs):
         total = sum(f.value * v for f, v in pairs if isinstance(f, ConstantField))
         return ConstantField(box, 10.0 ** (0.4 * total))

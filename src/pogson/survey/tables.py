@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -250,10 +251,14 @@ class Detectors(Table):
             t[..., 1, 0] * xa + t[..., 1, 1] * ya + t[..., 1, 2],
         )
 
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        """Outer edges of the boxes: x0, x1, y0, y1."""
+        return np.array([[*b.x_bounds, *b.y_bounds] for b in self.boxes])
+
     def scaled(self, detector: Any, *, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels scaled to [-1, 1] over the outer edges of their detector's box."""
-        bounds = np.array([[*b.x_bounds, *b.y_bounds] for b in self.boxes])
-        b = bounds[np.asarray(detector)]
+        b = self._bounds[np.asarray(detector)]
         xs = (2.0 * np.asarray(x) - b[..., 0] - b[..., 1]) / (b[..., 1] - b[..., 0])
         ys = (2.0 * np.asarray(y) - b[..., 2] - b[..., 3]) / (b[..., 3] - b[..., 2])
         return xs, ys

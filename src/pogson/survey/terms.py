@@ -71,6 +71,8 @@ class LocalTerm:
         effect on the calibration of a star of the pivot colour.
     factor : Field or None
         Known flux factor ``10**(0.4 T)`` that multiplies the calibration.
+    constant : float
+        Magnitudes that the term has beyond derivatives times parameters (non-linear terms).
 
     Examples
     --------
@@ -81,6 +83,7 @@ class LocalTerm:
     base: int
     fields: tuple[Field | None, ...]
     factor: Field | None = None
+    constant: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +191,10 @@ class Term(ABC):
         """Return parameters to start from; the prior means by default."""
         return self.prior(tables)[0]
 
+    def limit_step(self, step: np.ndarray, tables: SurveyTables) -> np.ndarray:
+        """Return how far parameters may go in one step of a fit; terms that are not linear."""
+        return step
+
     def constraints(self, tables: SurveyTables) -> list[Constraint]:
         """Return the term's own gauge conditions (columns within the term)."""
         return []
@@ -214,6 +221,12 @@ class Term(ABC):
         Terms without effect on the calibration of an image return ``LocalTerm(-1, ())``.
         """
         return LocalTerm(-1, ())
+
+    def local_at(
+        self, exposure: int, detector: int, tables: SurveyTables, parameters: np.ndarray
+    ) -> LocalTerm:
+        """Return `local` about given parameters of the term (other than `local` if non-linear)."""
+        return self.local(exposure, detector, tables)
 
     def describe(self, tables: SurveyTables) -> str:
         """Return one line of text: name, kind, number and unit of parameters."""
@@ -357,6 +370,14 @@ class Model:
     def start(self) -> np.ndarray:
         """Return parameters to start from."""
         return np.concatenate([t.start(self.tables) for t in self.terms])
+
+    def limited(self, step: np.ndarray) -> np.ndarray:
+        """Return a step of a fit with the parts of terms that are not linear kept short."""
+        if self.linear:
+            return step
+        parts = [t.limit_step(v, self.tables)
+                 for t, v in zip(self.terms, self.split(step), strict=True)]  # fmt: skip
+        return np.concatenate(parts)
 
     @property
     def linear(self) -> bool:
