@@ -321,3 +321,18 @@ def test_noise_correlation_round_trip_and_checks():
             NoiseCorrelation(box, wrong)
     with pytest.raises(OSError, match="Not a description"):
         NoiseCorrelation.from_dict({"box": [0, 0, 1, 1]})
+
+
+def test_kernels_round_alike_wherever_they_are_compiled():
+    # A compiler free to reorder sums did it differently in the process that compiled and in those
+    # that read the compiled code from disk, and coadds of workers differed in the last bit.
+    from pogson.images import _coadd_kernels, _noise_kernels, _warp_kernels
+
+    found = [
+        kernel
+        for module in (_coadd_kernels, _noise_kernels, _warp_kernels)
+        for kernel in vars(module).values()
+        if hasattr(kernel, "targetoptions")
+    ]
+    assert len(found) > 15
+    assert not [k.__name__ for k in found if k.targetoptions.get("fastmath")]

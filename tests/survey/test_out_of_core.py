@@ -183,6 +183,22 @@ def test_death_of_a_worker_in_the_middle_changes_nothing(tmp_path):
     same_bits(one, two)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_death_of_a_dask_worker_in_the_middle_changes_nothing(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    obs = make(600)
+    parts = write_partitions(obs, tmp_path / "p", rows=900)
+    flag = tmp_path / "died"
+    one = solved(parts, obs.tables, chosen=[ExposureZeroPoint()])
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, protocol="tcp", dashboard_address=None
+    )
+    with cluster, get_executor(scheduler=cluster.scheduler_address) as executor:
+        two = solved(parts, obs.tables, executor, [DeadlyZeroPoint(flag=str(flag))])
+    assert flag.exists()
+    same_bits(one, two)
+
+
 def test_memory_is_that_of_a_partition(tmp_path):
     obs = make(12_000)
     parts = write_partitions(obs, tmp_path, rows=len(obs) // 12)

@@ -18,8 +18,6 @@ from numba import njit
 TABLE = 1024
 """Sub-pixel phases tabulated; between them weights are interpolated linearly (error 1e-6)."""
 
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
-
 
 @njit(cache=True, nogil=True)
 def lanczos(t, order):
@@ -63,7 +61,7 @@ def fill_taps(x, order, stretch, taps):
     return first
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def fill_row(nodes, gx, gy, inverse, work, out):
     """Interpolate the map along one row; gx, gy are the node coordinates of its first position."""
     j = math.floor(gy)
@@ -121,7 +119,7 @@ def any_in_window(bad, size):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def column_sums(nodes, geometry, x_in, y_in, order, stretch, table, n_out, rows, sums):
     """Add to each input pixel the sum of the weights with which output pixels take it.
 
@@ -164,7 +162,7 @@ def column_sums(nodes, geometry, x_in, y_in, order, stretch, table, n_out, rows,
                     line[ix + s] += v * wx[s]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def quick_taps(x, table, taps):
     """Fill tabulated weights about a position; return the index of the first tap."""
     n = taps.size
@@ -222,7 +220,7 @@ def _careful(
     return value, var, lost, bits
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def _six_by_six(image, variance, use_variance, ix, iy, x, y, table):
     """Weighted sums over 6 x 6 good pixels, for a position (x, y) within its pixel."""
     px, py = x * TABLE, y * TABLE
@@ -250,7 +248,7 @@ def _six_by_six(image, variance, use_variance, ix, iy, x, y, table):
     return total, spread
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def lanczos_rows(
     image, variance, use_variance, mask, use_mask, bad, window, nodes, geometry, x_in, y_in, order,
     stretch, table, limits, missing, no_data, dropped, rows, out, out_variance, out_mask,
