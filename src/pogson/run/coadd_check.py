@@ -21,6 +21,7 @@ __all__ = ["CheckJob", "check_tile", "empty_apertures", "predicted_and_found"]
 _MOST = 150  # sources of a tile that are compared; PSFs are drawn for each input of each
 _FAINTEST = 10.0  # signal over noise
 _EMPTY = 400
+_OTHERS = 0.1  # light of other sources in an aperture of an isolated one, in errors
 _SEED = 8
 _FLUX = "nJy, total where there are PSFs"
 
@@ -87,7 +88,9 @@ def check_tile(job: CheckJob) -> dict[str, Any]:
     measured = _on_coadd(coadd, reference, x, y)
     keep = _chosen(measured, alone)
     rows = {k: v[keep] for k, v in measured.items()}
-    rows["isolated"] = _isolated(coadd, reference, measured, keep)
+    at = (float(rows["x"][0]), float(rows["y"][0])) if keep.size else None
+    others = _light_of_others(coadd, reference, x, y, measured["flux"], keep, at)
+    rows["isolated"] = others < _OTHERS * rows["flux_err"]
     total = coadd.psf is not None
     if total and keep.size:
         energy = reference.enclosed_energy(coadd.psf, coadd.exposure.sky, x=rows["x"], y=rows["y"])
@@ -199,31 +202,29 @@ def _chosen(measured: dict[str, np.ndarray], alone: np.ndarray) -> np.ndarray:
     return some
 
 
-def _isolated(
-    coadd: Coadd, reference: FluxReference, measured: dict[str, np.ndarray], keep: np.ndarray
-) -> np.ndarray:
-    """Return which rows have less of their neighbours' light than a tenth of their error."""
-    if not keep.size or coadd.psf is None:
-        return np.zeros(keep.size, bool)
+def _light_of_others(
+    coadd: Coadd, reference: FluxReference, x: np.ndarray, y: np.ndarray, flux: np.ndarray,
+    keep: np.ndarray, at: tuple[float, float] | None,
+) -> np.ndarray:  # fmt: skip
+    """Return the flux of all other sources in the aperture of some, by the PSF at one place."""
+    if at is None or coadd.psf is None:
+        return np.full(keep.size, np.inf)
     from scipy.spatial import cKDTree
 
     radius = _pixels(coadd, reference.radius or 0.0)
     far = min(40.0, 6.0 * radius)
     steps = np.linspace(1.2 * radius, far, 12)
-    i = int(keep[0])
-    inside = [float(coadd.psf.enclosed_energy(r, x=measured["x"][i], y=measured["y"][i]))
-              for r in steps]  # fmt: skip
+    inside = [float(coadd.psf.enclosed_energy(r, x=at[0], y=at[1])) for r in steps]
     middle = 0.5 * (steps[1:] + steps[:-1])
     # light per pixel at a distance from a star, times the pixels of the aperture
     share = np.maximum(np.diff(inside), 0.0) / (2.0 * middle * np.diff(steps)) * radius**2
-    points = np.column_stack([measured["x"], measured["y"]])
-    flux = np.nan_to_num(measured["flux"])
+    points, known = np.column_stack([x, y]), np.abs(np.nan_to_num(flux))
     light = np.zeros(keep.size)
     for row, near in enumerate(cKDTree(points).query_ball_point(points[keep], far)):
         others = np.array([n for n in near if n != keep[row]], int)
         away = np.hypot(*(points[others] - points[keep[row]]).T)
-        light[row] = np.sum(np.abs(flux[others]) * np.interp(away, middle, share))
-    return np.asarray(light < 0.1 * measured["flux_err"][keep])
+        light[row] = np.sum(known[others] * np.interp(away, middle, share))
+    return light
 
 
 def _on_visits(
@@ -362,7 +363,9 @@ def _with_truth(
     inside = np.full(int(some.sum()), float(np.median(energy)))
     for number in np.unique(rows["n_inputs"]):  # it is that of the inputs which hold a place
         inside[measured["n_inputs"] == number] = np.median(energy[rows["n_inputs"] == number])
-    clean = measured["clean"]
+    at = float(rows["x"][0]), float(rows["y"][0])  # the coadd has a PSF there
+    others = _light_of_others(coadd, reference, x, y, flux, np.flatnonzero(some), at)
+    clean = measured["clean"] & (others < _OTHERS * measured["flux_err"])
     return out, predicted_and_found(
         measured["flux"][clean] / inside[clean], measured["flux_err"][clean] / inside[clean],
         measured["flux_err_diagonal"][clean] / inside[clean], flux[some][clean], job.snr,
