@@ -223,6 +223,26 @@ def test_coadd_in_tiles_resumes_and_equals_the_library(tmp_path):
     assert (tmp_path / "c" / "1-0.fits").exists()
 
 
+def test_coadd_with_matched_backgrounds(tmp_path):
+    levels = (3.0, -3.0, 0.0)
+    visits = [visit(k).with_(image=visit(k).image + level) for k, level in enumerate(levels)]
+    paths = written(tmp_path, *visits)
+    arguments = ("coadd", *paths, "-o", tmp_path / "c", "-q", "-j", 1, "--match-backgrounds",
+                 "--match-degree", 0, "--match-bin", 24)  # fmt: skip
+    first = image(*arguments)
+    assert first.exit_code == 0, first.output
+    assert "Backgrounds of 3 visits matched" in first.output
+    said = json.loads((tmp_path / "c" / "matched" / "matching.json").read_text())
+    found = [v["mean"] * 0.0625 for v in said["visits"]]
+    noise = 2.0 * 1.25 / np.sqrt(24.0**2)  # of a bin; there are more than ten
+    np.testing.assert_allclose(np.subtract(found, np.mean(found)), levels, atol=2 * noise)
+    assert image(*arguments).output.count(" 0 computed now") == 1
+    # one visit has nothing to match
+    two = image("coadd", paths[0], "-o", tmp_path / "one", "-q", "-j", 1, "--match-backgrounds")
+    assert two.exit_code == 0, two.output
+    assert "Backgrounds of" not in two.output
+
+
 def test_mixed_images_are_refused_with_the_list(tmp_path):
     good = visit(0)
     other = CALIB.with_(reference=FluxReference.aperture(3.0, frame="sky"))

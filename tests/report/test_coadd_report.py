@@ -11,6 +11,7 @@ from pogson.report.coadd_data import (
     CoaddBand,
     CoaddPicture,
     CoaddReport,
+    LevelsOfVisits,
     Product,
 )
 from pogson.report.coadd_page import coadd_sections
@@ -65,7 +66,11 @@ def test_every_section_has_its_figure():
         for k in range(3)
     )  # fmt: skip
     product = Product("tile", "<g-0-0>", "g", "nJy", "fluence", "G2V", "subtracted", "total")
-    data = CoaddReport((product,), maps, picture(), {"g": band(), "r": band(5)}, {"grid": "x"})
+    levels = LevelsOfVisits("g", ("v1", "v2", "v3"), np.array([1.0, -1.0, 0.0]),
+                            np.array([0.5, -1.5, 0.0]), np.array([1.2, -0.1, 0.0]),
+                            "nJy / arcsec2", 7.0, 1.1, ("v3",))  # fmt: skip
+    data = CoaddReport((product,), maps, picture(), {"g": band(), "r": band(5)}, {"grid": "x"},
+                       20.0, (levels,))  # fmt: skip
     sections = coadd_sections(data)
     without = [s.anchor for s in sections if not s.image]
     assert without == ["coadd-states"]

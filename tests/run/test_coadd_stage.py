@@ -229,7 +229,62 @@ def test_the_focal_plane_background_on_a_given_plane(finished, small_survey):
     assert all("flat" in f.reason for f in asked.failures)
 
 
+def test_backgrounds_of_visits_are_matched(small_survey, tmp_path, monkeypatch):
+    """A plane of moonlight in one visit comes out again; the sky can still be put back."""
+    from pogson.images import estimate_background
+
+    real, slope = coadd_stage.prepare_visit, 40.0  # nJy per pixel from edge to edge
+
+    def moonlit(job):
+        out = real(job)
+        for path in job.outputs:
+            if "001001" in path:
+                exposure = read_exposure(path)
+                x = np.linspace(0.0, 1.0, exposure.box.nx, dtype=np.float32)
+                write_exposure(path, exposure.with_(image=exposure.image + slope * x))
+        return out
+
+    monkeypatch.setattr(coadd_stage, "prepare_visit", moonlit)
+    settings = (*TOLD, "coadd.match_backgrounds=true", "coadd.match_bin=40",
+                "report.enabled=true")  # fmt: skip
+    result = run(small_survey, tmp_path / "out", *settings)
+    assert result.failures == ()
+    numbers = result.summary["coadd"]["bands"]
+    assert numbers["r"]["matching"] is None  # one visit: nothing to match
+    said = numbers["g"]["matching"]
+    assert said["n_visits"] == 2
+    assert said["unmatched"] == []
+    assert said["rms_after"] < 1.5 < 2.0 < said["rms_before"]
+    made = json.loads((result.folder / "coadd" / "coadd.json").read_text())
+    paths = [Path(i["file"]) for i in made["bands"]["g"]["inputs"]]
+    assert {p.parent.name for p in paths} == {"matched"}
+    steps = {}
+    for path in paths:
+        before = read_exposure(path.parent.parent / "visits" / path.name)
+        after = read_exposure(path)
+        # the sky is not lost: the level is in the background of the image
+        np.testing.assert_allclose(
+            after.restore_background().image, before.restore_background().image, atol=2e-3
+        )
+        level = before.image - after.image
+        steps["001001" in path.name] = float(np.mean(level[:, -1]) - np.mean(level[:, 0]))
+        if "001001" in path.name:
+            tilt = estimate_background(after, mesh=100, mask_sources=True).image("fluence")
+    # both move by half of the difference, for what they share cannot be told from the sky
+    assert steps[True] - steps[False] == pytest.approx(slope, rel=0.15)
+    assert abs(tilt[:, -50:].mean() - tilt[:, :50].mean()) < 0.75 * slope
+    html = result.report.read_text()
+    assert '<section id="coadd-levels">' in html
+    assert any("backgrounds of 2 visits matched" in line for line in result.headlines)
+    assert run(small_survey, result.folder, *settings).n_computed == 0
+    # without it the visits are added as they were prepared, and nothing says otherwise
+    plain = run(small_survey, result.folder, *TOLD, "report.enabled=true")
+    assert plain.summary["coadd"]["bands"]["g"]["matching"] is None
+    assert '<section id="coadd-levels">' not in plain.report.read_text()
+
+
 @pytest.mark.parametrize(("overrides", "words"), [
+    (("coadd.match_degree=9",), "match_degree"),
     (("output.images=false",), "output.images"),
     (("coadd.center=[1.0, 2.0]",), "go together"),
     (("coadd.kernel=sinc",), "lanczos3"),

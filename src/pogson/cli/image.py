@@ -11,6 +11,7 @@ from pogson.cli.run import ProgressBars, parallel_options
 
 if TYPE_CHECKING:
     from pogson.images import CoaddOptions, Exposure
+    from pogson.run.coadd_tiles import CoaddFile
     from pogson.sed import Spectrum
 
 __all__ = ["command"]
@@ -292,6 +293,12 @@ def _grid(images: list[Any], options: dict[str, Any], output_grid: Any) -> Any:
 )
 @click.option("--clip/--no-clip", default=True, show_default=True,
               help="Leave out outliers; never stars.")  # fmt: skip
+@click.option("--match-backgrounds", is_flag=True,
+              help="Take out the smooth levels by which visits differ.")  # fmt: skip
+@click.option("--match-degree", type=click.IntRange(0, 6), default=1, show_default=True,
+              help="Total degree of these levels.")  # fmt: skip
+@click.option("--match-bin", type=click.IntRange(min=8), default=64, show_default=True,
+              help="Output pixels a side of the bins that are compared.")  # fmt: skip
 @click.option("--flattening-sed", metavar="NAME",
               help="Spectrum for which images that do not say so are flat.")  # fmt: skip
 @parallel_options
@@ -302,6 +309,7 @@ def coadd(images: tuple[Path, ...], output: Path, **options: Any) -> None:
     code 1: some tiles failed; 2: the input is wrong, or no tile could be made.
     """
     from pogson.parallel import get_executor
+    from pogson.run.coadd_matching import MatchingOptions, matched_groups
     from pogson.run.coadd_states import output_grid
     from pogson.run.coadd_tiles import check_coadd_files, coadd_file, tiles_stage
     from pogson.run.stages import StagedRun, locked, logging_to
@@ -315,7 +323,12 @@ def coadd(images: tuple[Path, ...], output: Path, **options: Any) -> None:
         get_executor(options["workers"], scheduler=options["scheduler"]) as executor,
     ):  # fmt: skip
         run = StagedRun(output, executor, bars)
-        made = tiles_stage(run, {"": files}, grid, output, _options(options))
+        groups: dict[str, list[CoaddFile]] = {"": files}
+        levels: dict[str, str] = {}
+        if options["match_backgrounds"]:
+            matching = MatchingOptions(options["match_degree"], options["match_bin"])
+            groups, levels = matched_groups(run, groups, grid, output / "matched", matching)
+        made = tiles_stage(run, groups, grid, output, _options(options), matching=levels)
     _say(run, made, output)
 
 
@@ -331,12 +344,24 @@ def _options(options: dict[str, Any]) -> CoaddOptions:
 def _say(run: Any, made: dict[str, Any], output: Path) -> None:
     """Print what became of the tiles, and leave with the fitting exit code."""
     from pogson.cli import EXIT_PARTIAL
+    from pogson.run.coadd_summary import matching_of
 
     tiles = made["bands"][""]["tiles"]
     done = [t for t in tiles if t["status"] == "made"]
     click.echo(f"{len(done)} tiles, {run.n_computed} computed now, {len(tiles) - len(done)} empty.")
     for failure in run.failures.values():
-        click.echo(f"Error: tile {failure.key}: {failure.reason}", err=True)
+        click.echo(f"Error: {failure.stage} {failure.key}: {failure.reason}", err=True)
+    matched = matching_of(made["bands"][""])
+    if matched and matched["n_visits"]:
+        click.echo(
+            f"Backgrounds of {matched['n_visits']} visits matched: differences of "
+            f"{matched['rms_before']:.2f} of their error before, {matched['rms_after']:.2f} after."
+        )
+    if matched and matched["unmatched"]:
+        click.echo(
+            f"Not matched, for they share too little sky with others: "
+            f"{', '.join(matched['unmatched'])}."
+        )
     click.echo(f"Tiles: {output}")
     if run.failures:
         click.echo("Finished tiles are kept; run again to resume.", err=True)

@@ -9,7 +9,13 @@ from pogson.images.background import (
     background_subtracted_image,
     estimate_background,
 )
-from pogson.images.background_matching import MatchedBackgrounds, match_backgrounds
+from pogson.images.background_matching import (
+    BackgroundSamples,
+    MatchedBackgrounds,
+    match_backgrounds,
+    sample_backgrounds,
+    solve_backgrounds,
+)
 from pogson.images.chromatic_catalog import (
     ColorCorrection,
     fit_color_correction,
@@ -61,6 +67,7 @@ __all__ = [
     "MASK_DOCS",
     "ApertureCorrection",
     "Background",
+    "BackgroundSamples",
     "ChromaticFlat",
     "Clipping",
     "Coadd",
@@ -110,6 +117,8 @@ __all__ = [
     "measure_sources",
     "psf_flux",
     "resolve_gain",
+    "sample_backgrounds",
+    "solve_backgrounds",
     "source_factors",
     "stamp_variance",
     "warp",

@@ -33,7 +33,15 @@ from pogson.parallel import TaskResult, map_tasks
 if TYPE_CHECKING:
     from pogson.sky import SkyMap
 
-__all__ = ["CoaddOptions", "CoaddSource", "TileResult", "coadd_tile", "coadd_tiles", "with_weights"]
+__all__ = [
+    "CoaddOptions",
+    "CoaddSource",
+    "TileResult",
+    "coadd_tile",
+    "coadd_tiles",
+    "needed_part",
+    "with_weights",
+]
 
 _MARGIN = 12  # input pixels beyond the outermost one needed
 _PATCH = 96
@@ -266,7 +274,7 @@ def coadd_tile(
     weights: list[float] = []
     loaded: list[Exposure] = []
     for index, source in enumerate(sources):
-        needed = _needed(source, grid.sky, tile.outer)
+        needed = needed_part(source, grid.sky, tile.outer)
         if needed is None:
             continue
         exposure = source.load(needed)
@@ -293,7 +301,7 @@ def coadd_tile(
         return None
 
 
-def _needed(source: CoaddSource, sky: SkyMap, box: Box) -> Box | None:
+def needed_part(source: CoaddSource, sky: SkyMap, box: Box) -> Box | None:
     """Return the part of a source that a box of the output needs; None for none."""
     try:
         mapping, b, _ = map_between(source.sky, source.box, sky, box, source.name, "exact")

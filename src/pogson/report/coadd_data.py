@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BackgroundMaps", "CoaddBand", "CoaddPicture", "CoaddReport", "Product"]
+__all__ = [
+    "BackgroundMaps",
+    "CoaddBand",
+    "CoaddPicture",
+    "CoaddReport",
+    "LevelsOfVisits",
+    "Product",
+]
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,46 @@ class CoaddBand:
 
 
 @dataclass(frozen=True, eq=False)
+class LevelsOfVisits:
+    """By how much the backgrounds of the visits of a band differed, and were moved.
+
+    Parameters
+    ----------
+    band : str
+        Name.
+    visits : tuple of str
+        Names of the visits.
+    mean, lowest, highest : array_like, shape (n,)
+        Of the level of each visit over the bins that it shares with others, in ``unit``.
+    unit : str
+        Surface brightness.
+    rms_before, rms_after : float or None
+        Differences between visits in units of their error.
+    unmatched : tuple of str
+        Visits that share too little sky with others.
+
+    Examples
+    --------
+    >>> LevelsOfVisits("r", ("a",), [1.0], [0.5], [1.5], "nJy / arcsec2", 8.0, 1.2).highest
+    array([1.5])
+    """
+
+    band: str
+    visits: tuple[str, ...]
+    mean: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    unit: str
+    rms_before: float | None
+    rms_after: float | None
+    unmatched: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "lowest", "highest"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), float))
+
+
+@dataclass(frozen=True, eq=False)
 class CoaddReport:
     """Coadds of a run.
 
@@ -124,3 +171,4 @@ class CoaddReport:
     bands: Mapping[str, CoaddBand] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     snr: float = 20.0
+    levels: tuple[LevelsOfVisits, ...] = ()

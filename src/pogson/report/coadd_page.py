@@ -62,6 +62,15 @@ def coadd_sections(data: CoaddReport) -> list[Section]:
         "Number of images in each pixel after masks and clipping.", "There is no finished tile.",
     ))  # fmt: skip
     out += _backgrounds(data)
+    if data.levels:
+        out.append(figure_section(
+            "coadd-levels", "Backgrounds matched between visits",
+            partial(plots.plot_levels, data.levels),
+            "What was taken from each visit so that all agree on the sky between the sources: mean "
+            "and range over the sky that it shares with others. What all visits have in common "
+            "cannot be told from the sky and stays.",
+            "No two visits overlap.",
+        ))  # fmt: skip
     out.append(figure_section(
         "coadd-fluxes", "Aperture fluxes on the coadd and on its visits",
         partial(plots.plot_fluxes, data),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pogson.report.coadd_data import BackgroundMaps, CoaddPicture, CoaddReport
+from pogson.report.coadd_data import BackgroundMaps, CoaddPicture, CoaddReport, LevelsOfVisits
 from pogson.report.style import band_color, new_figure, pull_axes, robust_limits, tidy
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "plot_completeness",
     "plot_counts",
     "plot_fluxes",
+    "plot_levels",
     "plot_picture",
     "plot_pulls",
 ]
@@ -176,6 +177,41 @@ def plot_backgrounds(maps: tuple[BackgroundMaps, ...], *, most: int = 6) -> Any:
                       if shown[0].surface_brightness else f"fluence [{unit} / pixel]",
                       fontsize=9)  # fmt: skip
         bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def plot_levels(levels: tuple[LevelsOfVisits, ...]) -> Any:
+    """Levels taken from the visits of each band: mean, and range over the sky that they share.
+
+    Parameters
+    ----------
+    levels : tuple of LevelsOfVisits
+        By band.
+    """
+    shown = [item for item in levels if item.visits]
+    if not shown:
+        return None
+    figure, axes = new_figure(8.6, 0.7 + 2.4 * len(shown), len(shown), 1)
+    for row, item in enumerate(shown):
+        ax, n = axes[row, 0], len(item.visits)
+        x, color = np.arange(n), band_color(item.band, [i.band for i in shown])
+        spread = np.stack([item.mean - item.lowest, item.highest - item.mean])
+        ax.errorbar(x, item.mean, np.maximum(spread, 0.0), fmt="o", ms=6, color=color, capsize=3,
+                    lw=1.2)  # fmt: skip
+        left = np.isin(item.visits, item.unmatched)
+        if left.any():
+            ax.plot(x[left], item.mean[left], "x", ms=9, color="black", label="not matched")
+            ax.legend(fontsize=8)
+        ax.axhline(0.0, color="#555555", lw=0.8)
+        ax.set_ylabel(f"{item.band}: level\n[{item.unit.replace('arcsec2', 'arcsec²')}]")
+        if item.rms_before is not None and item.rms_after is not None:
+            ax.set_title(f"{item.band}: differences {item.rms_before:.1f} of their error before, "
+                         f"{item.rms_after:.1f} after", fontsize=9)  # fmt: skip
+        ax.set_xlim(-0.5, n - 0.5)
+        step = max(1, -(-n // 12))
+        ax.set_xticks(x[::step], [item.visits[k] for k in x[::step]], fontsize=8)
+        tidy(ax)
+    axes[-1, 0].set_xlabel("visit")
     return figure
 
 

@@ -14,8 +14,11 @@ class CoaddConfig(BaseModel):
 
     ``background``: ``"focal-plane"`` fits one smooth sky over the detectors of a visit and a
     pedestal for each; ``"detector"`` a mesh for each detector; ``"none"`` leaves the images as
-    ``[output]`` has them. ``sky_sed`` names the spectrum of the sky: the fit is then made in the
-    flat for it. ``flattening_sed`` names the spectrum for which images that do not say so are flat.
+    ``[output]`` has them. With ``match_backgrounds`` each visit then loses the smooth
+    level, of total degree ``match_degree``, by which it differs from the others in bins of
+    ``match_bin`` output pixels. ``sky_sed`` names the spectrum of the sky: the fit is then made in
+    the flat for it. ``flattening_sed`` names the spectrum for which images that do not say so are
+    flat.
 
     Examples
     --------
@@ -30,6 +33,9 @@ class CoaddConfig(BaseModel):
     background_order: int = Field(default=4, ge=0, le=12)
     background_mesh: PositiveInt = 64
     pedestals: bool = True
+    match_backgrounds: bool = False
+    match_degree: int = Field(default=1, ge=0, le=6)
+    match_bin: int = Field(default=64, ge=8)
     sky_sed: str | None = None
     flat: str | None = None
     flattening_sed: str | None = None

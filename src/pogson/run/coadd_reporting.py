@@ -15,9 +15,10 @@ from pogson.report.coadd_data import (
     CoaddBand,
     CoaddPicture,
     CoaddReport,
+    LevelsOfVisits,
     Product,
 )
-from pogson.run.coadd_summary import coadd_columns, read_coadd_list
+from pogson.run.coadd_summary import coadd_columns, matched_levels, read_coadd_list
 
 __all__ = ["coadd_report", "mosaic"]
 
@@ -54,8 +55,26 @@ def coadd_report(root: Path, summary: Mapping[str, Any]) -> CoaddReport | None:
     }
     return CoaddReport(
         _products(made, records), _maps(records), mosaic(root, made), bands, facts,
-        float(numbers["snr"]),
+        float(numbers["snr"]), _levels(made),
     )  # fmt: skip
+
+
+def _levels(made: Mapping[str, Any]) -> tuple[LevelsOfVisits, ...]:
+    """Return the levels of the visits of each band that was matched."""
+    out = []
+    for band in by_wavelength(made["bands"]):
+        found = matched_levels(made["bands"][band])
+        if found is None or not found["visits"]:
+            continue
+        rows = found["visits"]
+        mean, lowest, highest = (
+            np.array([r[name] for r in rows], float) for name in ("mean", "lowest", "highest")
+        )
+        out.append(LevelsOfVisits(
+            band, tuple(r["exposure_id"] for r in rows), mean, lowest, highest, found["unit"],
+            found["rms_before"], found["rms_after"], tuple(found["unmatched"]),
+        ))  # fmt: skip
+    return tuple(out)
 
 
 def by_wavelength(bands: Any) -> list[str]:
@@ -77,13 +96,14 @@ def by_wavelength(bands: Any) -> list[str]:
 
 def _visit_records(root: Path, made: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
     """Return the records of the visits that were prepared, by band and file."""
-    used = {one["file"]: band for band, b in made["bands"].items() for one in b["inputs"]}
+    used = {Path(i["file"]).name: band for band, b in made["bands"].items() for i in b["inputs"]}
     out = {}
     for path in sorted((root / "stages" / "coadd_visits").glob("*.json")):
         if path.name.endswith(".state.json"):
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        found = [used[i["file"]] for i in record["images"] if i["file"] in used]
+        names = [Path(i["file"]).name for i in record["images"]]
+        found = [used[n] for n in names if n in used]
         if found:
             out[found[0], path.stem] = record
     return out

@@ -1,8 +1,9 @@
 """Coadds as stages of a run: after calibrating, one coadd a band of all calibrated images.
 
 Per visit, the stage "coadd_visits" fits the background over its detectors and writes its images in
-the state for adding; per tile, "coadd" adds them; per tile, "coadd_check" holds fluxes on it
-against those of its visits. What fails is recorded, and the rest goes on.
+the state for adding; with ``match_backgrounds`` they then lose what they differ by (see
+`pogson.run.coadd_matching`); per tile, "coadd" adds them; per tile, "coadd_check" holds fluxes on
+it against those of its visits. What fails is recorded, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pogson.errors import PogsonError
 from pogson.run.coadd_background import VisitJob, prepare_visit
 from pogson.run.coadd_check import CheckJob, check_tile
 from pogson.run.coadd_config import CoaddConfig
+from pogson.run.coadd_matching import MATCH, SAMPLE, MatchingOptions, matched_groups
 from pogson.run.coadd_states import output_grid
 from pogson.run.coadd_tiles import (
     STAGE,
@@ -33,10 +35,12 @@ from pogson.run.stages import Failure, StagedRun, StageItem
 __all__ = ["COADD_STAGES", "coadd_failures", "coadd_stage", "forget_coadds"]
 
 VISITS, CHECK = "coadd_visits", "coadd_check"
-COADD_STAGES = (VISITS, STAGE, CHECK)
+COADD_STAGES = (VISITS, SAMPLE, MATCH, STAGE, CHECK)
 """Stages whose failures leave the calibration of the exposures as it is."""
-_NOT_PREPARING = {"enabled", "kernel", "clip", "clip_sigma", "center", "size", "scale",
-                  "tile_size", "overlap", "compare_snr", "compare_radius"}  # fmt: skip
+_NOT_PREPARING = {
+    "enabled", "kernel", "clip", "clip_sigma", "center", "size", "scale", "tile_size", "overlap",
+    "match_backgrounds", "match_degree", "match_bin", "compare_snr", "compare_radius",
+}  # fmt: skip
 
 
 def coadd_stage(
@@ -70,7 +74,14 @@ def coadd_stage(
             center=settings.center, size=settings.size, scale=settings.scale,
             tile_size=settings.tile_size, overlap=settings.overlap,
         )  # fmt: skip
-        made = tiles_stage(run, groups, grid, run.root / "coadd", _options(settings))
+        levels: dict[str, str] = {}
+        if settings.match_backgrounds:
+            matching = MatchingOptions(settings.match_degree, settings.match_bin)
+            folder = run.root / "coadd" / "matched"
+            groups, levels = matched_groups(run, groups, grid, folder, matching)
+        made = tiles_stage(
+            run, groups, grid, run.root / "coadd", _options(settings), matching=levels
+        )
     except PogsonError as error:
         forget_coadds(run.root)
         _fail(run, "coadd", str(error))

@@ -11,7 +11,14 @@ import numpy as np
 
 from pogson.run.statistics import median_and_error, summarize_pulls
 
-__all__ = ["coadd_columns", "coadd_headlines", "coadd_summary", "read_coadd_list"]
+__all__ = [
+    "coadd_columns",
+    "coadd_headlines",
+    "coadd_summary",
+    "matched_levels",
+    "matching_of",
+    "read_coadd_list",
+]
 
 SNR_OF_PULLS = (5.0, 100.0)
 """True signal over noise of the stars whose pulls judge the errors: brighter, the zero point."""
@@ -87,8 +94,42 @@ def coadd_summary(root: Path, snr: float) -> dict[str, Any] | None:
             "mean_inputs": float(np.mean([t["mean_inputs"] for t in done])) if done else None,
             "noise_total": float(np.mean([t["noise_total"] for t in done])) if done else None,
             **_compared(columns[band], snr),
+            "matching": matching_of(entry),
         }  # fmt: skip
     return {"bands": bands, "snr": snr, "kernel": made["kernel"], "grid": made["grid"]}
+
+
+def matched_levels(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how the backgrounds of a band were matched, None if they were not.
+
+    Parameters
+    ----------
+    entry : mapping
+        The band in ``coadd.json``.
+    """
+    path = Path(entry.get("matching") or "")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def matching_of(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the main numbers of how the backgrounds of a band were matched; None if they were not.
+
+    Parameters
+    ----------
+    entry : mapping
+        The band in ``coadd.json``.
+    """
+    found = matched_levels(entry)
+    if found is None or not found["visits"]:
+        return None
+    names = set(found["unmatched"])
+    sizes = [max(abs(v["lowest"]), abs(v["highest"])) for v in found["visits"]
+             if v["exposure_id"] not in names]  # fmt: skip
+    return {
+        "n_visits": len(sizes), "largest": max(sizes, default=None), "unit": found.get("unit"),
+        "rms_before": found["rms_before"], "rms_after": found["rms_after"],
+        "unmatched": found["unmatched"],
+    }  # fmt: skip
 
 
 def _compared(found: Mapping[str, Any], snr: float) -> dict[str, Any]:
@@ -143,6 +184,14 @@ def coadd_headlines(summary: Mapping[str, Any] | None) -> list[str]:
     for band, b in summary["bands"].items():
         text = f"Coadd, {band}: {b['tiles']} tile{'' if b['tiles'] == 1 else 's'} of "
         text += f"{b['inputs']} detector images"
+        m = b.get("matching")
+        if m and m["n_visits"]:
+            text += (
+                f"; backgrounds of {m['n_visits']} visits matched: their differences fall from "
+                f"{m['rms_before']:.1f} to {m['rms_after']:.1f} of the error"
+            )
+            if m["unmatched"]:
+                text += f" ({len(m['unmatched'])} more share too little sky with others)"
         if b.get("n_compared"):
             text += (
                 f"; {b['n_compared']} sources above {summary['snr']:g} sigma have the weighted "

@@ -25,7 +25,10 @@ __all__ = [
     "TileJob",
     "check_coadd_files",
     "coadd_file",
+    "image_reach",
+    "load_image",
     "make_tile",
+    "reaches",
     "tile_items",
     "tile_name",
     "tiles_stage",
@@ -186,7 +189,18 @@ class TileJob:
     record: str
 
 
-def _load(box: Box, path: str, exposure_id: str) -> Any:
+def load_image(box: Box, path: str, exposure_id: str) -> Any:
+    """Read a part of an image file, which gets a name where it has none.
+
+    Parameters
+    ----------
+    box : Box
+        Which part.
+    path : str
+        Exposure in pogson's own format.
+    exposure_id : str
+        The name.
+    """
     from pogson.formats.native import read_native
 
     exposure = read_native(path, box=box)
@@ -211,7 +225,7 @@ def make_tile(job: TileJob) -> dict[str, Any]:
     from pogson.images import CoaddSource, coadd_tile
 
     sources = [
-        CoaddSource(f.exposure_id, f.sky, f.box, partial(_load, path=f.path,
+        CoaddSource(f.exposure_id, f.sky, f.box, partial(load_image, path=f.path,
                     exposure_id=f.exposure_id), f.detector, f.weight)
         for f in job.files
     ]  # fmt: skip
@@ -267,10 +281,10 @@ def tile_items(
     x, y = grid.box.center
     area = float(grid.sky.pixel_area(x=x, y=y))
     scaled = [f.on_area(area) for f in files]
-    reach = [_reach(f, grid) for f in scaled]
+    reach = [image_reach(f, grid) for f in scaled]
     items = []
     for tile in grid:
-        near = tuple(f for f, r in zip(scaled, reach, strict=True) if _meets(r, tile.outer))
+        near = tuple(f for f, r in zip(scaled, reach, strict=True) if reaches(r, tile.outer))
         if not near:
             continue
         key = tile_name(tile, group)
@@ -293,8 +307,16 @@ def _forget_if_lost(image: str, record: str) -> None:
         Path(record).unlink()
 
 
-def _reach(file: CoaddFile, grid: CoaddGrid) -> tuple[float, float, float, float]:
-    """Return the bounds of an image on the grid."""
+def image_reach(file: CoaddFile, grid: CoaddGrid) -> tuple[float, float, float, float]:
+    """Return the bounds (x0, x1, y0, y1) of an image in pixels of the grid, a little wide.
+
+    Parameters
+    ----------
+    file : CoaddFile
+        The image.
+    grid : CoaddGrid
+        The output.
+    """
     ra, dec = np.asarray(file.sky.footprint(file.box)).T
     x, y = grid.sky.pixel(ra, dec)
     good = np.isfinite(x) & np.isfinite(y)
@@ -305,7 +327,14 @@ def _reach(file: CoaddFile, grid: CoaddGrid) -> tuple[float, float, float, float
             float(y[good].min() - margin), float(y[good].max() + margin))  # fmt: skip
 
 
-def _meets(reach: tuple[float, float, float, float], box: Box) -> bool:
+def reaches(reach: tuple[float, float, float, float], box: Box) -> bool:
+    """Return whether bounds from `image_reach` meet a box.
+
+    Examples
+    --------
+    >>> reaches((0.0, 9.0, 0.0, 9.0), Box(20, 0, 5, 5))
+    False
+    """
     x0, x1, y0, y1 = reach
     return x0 <= box.x_max and x1 >= box.x_min and y0 <= box.y_max and y1 >= box.y_min
 
@@ -316,6 +345,8 @@ def tiles_stage(
     grid: CoaddGrid,
     folder: Path,
     options: CoaddOptions,
+    *,
+    matching: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make the tiles of several coadds that are not up to date; return what there is now.
 
@@ -331,6 +362,8 @@ def tiles_stage(
         Where tiles go; ``coadd.json`` there lists them.
     options : CoaddOptions
         How.
+    matching : mapping of str to str, optional
+        By band, the file with the levels by which backgrounds were matched.
 
     Returns
     -------
@@ -353,6 +386,9 @@ def tiles_stage(
     for entry in bands.values():
         records = [Path(r) for r in entry.pop("records")]
         entry["tiles"] = [json.loads(r.read_text(encoding="utf-8")) for r in records if r.exists()]
+    for band, path in (matching or {}).items():
+        if band in bands:
+            bands[band]["matching"] = path
     out = {"grid": grid.to_dict(), "bands": bands, "kernel": options.kernel}
     if not any(t["status"] == "made" for b in bands.values() for t in b["tiles"]):
         failed = [f.reason for f in (*run.failures.values(), *run.optional_failures.values())
