@@ -75,6 +75,20 @@ def test_a_dead_worker_is_an_error_of_its_tasks_not_a_hang() -> None:
     assert "died" in results[1].error.message
 
 
+def test_a_broken_pool_does_not_wait_for_a_worker_that_it_overlooked() -> None:
+    executor = get_executor(2, kind="processes")
+    futures = [executor.submit(time.sleep, 60.0) for _ in range(2)]
+    first, second = executor._processes.values()
+    real, calls = second.terminate, []
+    second.terminate = lambda: calls.append(1) if not calls else real()  # overlooked at first
+    os.kill(first.pid, signal.SIGKILL)
+    assert futures[0].exception(30.0) is not None
+    start = time.monotonic()
+    executor.shutdown()
+    assert time.monotonic() - start < 30.0
+    assert calls
+
+
 def test_a_value_that_cannot_travel_is_an_error() -> None:
     with get_executor(1, kind="processes") as executor:
         results = map_tasks(len, [[1], (lambda: 0)], executor=executor)
@@ -165,3 +179,21 @@ def test_ctrl_c_stops_workers_at_once(tmp_path: object) -> None:
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+def test_a_script_without_a_guard_is_told_what_to_do(tmp_path):
+    script = tmp_path / "calls.py"
+    script.write_text(
+        "import os\n"
+        "from pogson.parallel import get_executor, map_tasks\n"
+        "os.mkdir('taken')\n"  # as a run locks its folder; its workers come here too
+        "with get_executor(2) as executor:\n"
+        "    results = map_tasks(abs, [1, -2], executor=executor)\n"
+        "print([r.error and r.error.message for r in results])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "calls.py" in done.stdout
+    assert "if __name__ == '__main__':" in done.stdout

@@ -268,9 +268,9 @@ def dataset_path(name: str, *, check: bool = False) -> Path:
                     verify(path, entry)
             single = len(entries) == 1 and entries[0].name == name.strip().strip("/")
             return paths[0] if single else _safe(folder, name.strip().strip("/"))
-    places = " nor ".join(str(f) for f in _folders())
+    places = " or ".join(str(f) for f in _folders())
     raise MissingDataError(
-        f"{name!r} is not on this machine (neither in {places}). `pogson data fetch {name}` "
+        f"{name!r} is not on this machine (not in {places}). `pogson data fetch {name}` "
         f"downloads it ({sum(e.size for e in entries) / 1e6:.1f} MB)."
     )
 

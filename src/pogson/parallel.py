@@ -9,6 +9,7 @@ belong to items, not to workers.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import traceback
@@ -24,6 +25,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pogson.errors import ConfigError, MissingDataError, PogsonError, PogsonValueError, choices
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 ExecutorKind = Literal["serial", "threads", "processes", "dask"]
+"""Where tasks run."""
 _KINDS: tuple[str, ...] = ("serial", "threads", "processes", "dask")
 
 
@@ -133,6 +136,17 @@ class _ProcessExecutor(ProcessPoolExecutor):
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
         )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Close the pool.
+
+        A worker that is being started while another one dies can be overlooked when a broken pool
+        ends its workers, and be waited for without end; here none is left.
+        """
+        if self._broken:
+            for process in list((self._processes or {}).values()):
+                process.terminate()
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
     def kill(self) -> None:
         """Stop the workers at once; whatever they were doing is lost."""
@@ -264,6 +278,9 @@ def _dask_executor(scheduler: str) -> Executor:
             "with: pip install 'pogson[dask]'."
         ) from None
     try:
+        if "://" not in scheduler or scheduler.startswith(("tcp://", "tls://")):
+            # without a port the client fails too, and then hangs while it closes itself
+            distributed.comm.get_address_host_port(scheduler)
         client = distributed.Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise MissingDataError(
@@ -381,9 +398,18 @@ def _task_error(error: BaseException) -> TaskError:
 def _lost(index: int, error: BaseException) -> TaskResult:
     message = (
         "A worker process died before this task ended (killed, or out of memory); run again with "
-        "fewer workers."
+        f"fewer workers.{_guard_hint()}"
     )
     return TaskResult(index, None, TaskError(type(error).__name__, message, str(error), True), 0.0)
+
+
+def _guard_hint() -> str:
+    """Return what a script without a guard has to change: its workers run the script themselves."""
+    main = sys.modules.get("__main__")
+    script = Path(getattr(main, "__file__", None) or "pogson").name
+    if script.startswith(("pogson", "__main__")):
+        return ""
+    return f" If {script} calls this outside of `if __name__ == '__main__':`, put it there."
 
 
 @contextmanager

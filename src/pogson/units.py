@@ -160,7 +160,10 @@ def _numbers(value: Any, name: str) -> np.ndarray:
             raise TypeError
         return np.asarray(array, np.float64)
     except (TypeError, ValueError):
-        raise PogsonValueError(f"{name} must be numbers, not {value!r}.") from None
+        said = repr(value)
+        if said.count("\n") or len(said) > 80:
+            said = f"{type(value).__name__} of {getattr(value, 'dtype', 'objects')}"
+        raise PogsonValueError(f"{name} must be numbers, not {said}.") from None
 
 
 def _plain(array: Any) -> Any:

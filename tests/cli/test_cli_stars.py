@@ -10,6 +10,7 @@ from astropy.table import Table
 from click.testing import CliRunner
 
 from pogson.cli import main
+from pogson.formats import read_catalog
 from pogson.run.stars_simulated import write_stars_job
 from pogson.stars import read_grid, read_offsets, read_posteriors
 
@@ -221,3 +222,84 @@ def test_results_of_another_grid_are_not_combined(job, tmp_path):
     assert pogson("stars", "fit", job, "-j", "1", "-q").exit_code == 0
     second = read_posteriors(tmp_path / "stars-output/posteriors.parquet")
     assert first.grid_digest != second.grid_digest
+
+
+def test_text_identifiers_and_masks_in_columns_of_their_own(job, tmp_path):
+    stars = Table.read(tmp_path / "stars.ecsv")
+    stars["source_id"] = [f"star {k} of M 67" for k in range(len(stars))]
+    stars = Table(stars, masked=True)
+    stars["parallax"].mask[3] = True
+    stars.write(tmp_path / "stars.parquet")  # astropy: parallax and parallax.mask
+    result = pogson("stars", "fit", tmp_path / "stars.parquet", "-g", tmp_path / "grid.h5", "-q",
+                    "-o", tmp_path / "out", "-j", "1", "--set", "priors.distance=modulus",
+                    "--set", "fit.draws=20", "--set", "fit.proposals=200")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    fit = read_posteriors(tmp_path / "out/posteriors.parquet")
+    assert np.flatnonzero(fit.flags & 1).tolist() == [3]
+    summary = read_catalog(tmp_path / "out/summary.parquet")
+    assert summary["id"][3] == "star 3 of M 67"
+    assert "star 3 of M 67" in (tmp_path / "out/stars.html").read_text()
+
+
+def test_what_is_wrong_is_said_before_anything_is_fitted(job, tmp_path):
+    stars = Table.read(tmp_path / "stars.ecsv")
+    stars.remove_columns(["l", "b"])
+    stars.write(tmp_path / "nowhere.ecsv", format="ascii.ecsv")
+    grid, out = ("-g", tmp_path / "grid.h5"), tmp_path / "none"
+    args = ("stars", "fit", tmp_path / "nowhere.ecsv", *grid, "-o", out, "-j", "1")
+    assert "[catalog] position" in refused(*args)
+    assert "[catalog] position" in refused(*args, "--dry-run")
+    args = ("stars", "fit", tmp_path / "stars.ecsv", *grid, "-o", out, "-j", "1", "--set")
+    assert "low < high" in refused(*args, "priors.av_limits=[2,0]")
+    assert "power of two" in refused(*args, "fit.nside=3")
+    assert "PS_g more than once" in refused(*args, 'grid.bands=["PS_g","PS_g"]')
+    assert "l and b exchanged" in refused(*args, 'catalog.position=["b","l"]')
+    assert not out.exists()
+
+
+def test_offsets_of_too_few_stars(job, tmp_path):
+    stars = Table.read(tmp_path / "stars.ecsv")
+    stars[:5].write(tmp_path / "few.ecsv", format="ascii.ecsv")
+    said = refused("offsets", tmp_path / "few.ecsv", "-g", tmp_path / "grid.h5", "-j", "1", "-q",
+                   "-o", tmp_path / "off", "--gauge", "PS_r", "--set", "priors.distance=modulus",
+                   "--set", "offsets.draws=20", "--set", "fit.proposals=200")  # fmt: skip
+    assert "too few for 8 offsets" in said
+
+
+def test_offsets_are_not_applied_to_what_columns_are_not(job, tmp_path):
+    offsets = ("--column", "PS_g=PS_g")
+    args = ("stars", "apply-offsets", tmp_path / "stars.ecsv", tmp_path / "truth.txt",
+            tmp_path / "new.ecsv", *offsets)  # fmt: skip
+    assert "look like magnitudes. Say --kind magnitude" in refused(*args, "--kind", "flux")
+    stars = Table.read(tmp_path / "stars.ecsv")
+    stars["PS_g"] = 10 ** (-0.4 * np.where(stars["PS_g"] > 0, stars["PS_g"], 20.0))
+    stars["PS_g"][2] = -999.0
+    stars["PS_g_Err"] = 0.02 * stars["PS_g"]
+    stars["PS_g_Err"][2] = -999.0
+    stars.write(tmp_path / "stars.ecsv", format="ascii.ecsv", overwrite=True)
+    assert "look like fluxes. Say --kind flux" in refused(*args)
+    assert pogson(*args, "--kind", "flux").exit_code == 0
+    new, factor = Table.read(tmp_path / "new.ecsv"), read_offsets(tmp_path / "truth.txt").offsets[0]
+    rows = np.arange(24) != 2
+    for column in ("PS_g", "PS_g_Err"):
+        np.testing.assert_allclose(new[column][rows], factor * stars[column][rows], rtol=1e-6)
+        assert new[column][2] == -999.0  # still "not measured"
+
+
+def test_what_is_asked_for_and_not_there(job, tmp_path):
+    stars = Table.read(tmp_path / "stars.ecsv")
+    stars.remove_columns(["2MASS_Ks", "2MASS_Ks_Err"])
+    stars.write(tmp_path / "stars.fits")
+    args = ("stars", "fit", tmp_path / "stars.fits", "-g", tmp_path / "grid.h5", "--dry-run")
+    bands = ("--set", 'grid.bands=["PS_g","PS_r","2MASS_Ks"]')
+    assert "asks for 2MASS_Ks" in refused(*args, *bands)
+    for table in ("nope", "7", "0"):
+        said = refused(*args, "--set", f"catalog.table={table}")
+        assert "has no table" in said
+        assert "extensions are: 1" in said
+    text = ("--offsets", tmp_path / "truth.txt", "--set", "fit.error_floor=offsets")
+    assert "holds no scatter" in refused(*args, *text)
+    args = ("offsets", job, "--gauge", "PS_r", "--dry-run", "--set")
+    assert "fit_error_scale belong" in refused(*args, "fit.error_floor=0.02")
+    assert "fit_error_scale belong" in refused(*args, "fit.fit_error_scale=1")
+    assert "3 stars are too few for 8" in refused(*args, "offsets.max_stars=3")

@@ -263,6 +263,21 @@ def test_two_rows_on_one_fibre(job):
     refused(run(job), "are all on fibre")
 
 
+def test_two_stars_that_contradict_each_other(job):
+    def two(table):
+        table = table[:2]
+        for band in BANDS:
+            table[band][0] -= 5
+        return table
+
+    edit_table(job, two)
+    result = run(job)
+    assert "The two stars contradict each other" in result.output
+    header = fits.getheader(job / "out" / "frame-calibrated.fits")
+    assert header["FCALNSTR"] == 2
+    assert header["FCALSERR"] > 1
+
+
 def test_too_few_stars_left(job):
     refused(run(job, "--set", "model.least_stars=4"), "model.least_stars asks for 4")
 

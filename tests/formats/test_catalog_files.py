@@ -221,3 +221,29 @@ def test_fuzzed_catalogues_raise_only_pogson_errors(tmp_path, suffix, data):
     path.write_bytes(bytes(raw))
     with contextlib.suppress(PogsonError):
         read_catalog(path)
+
+
+@pytest.mark.parametrize("suffix", [".ecsv", ".vot"])
+def test_what_others_changed_is_read_as_it_is_now(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_catalog(path, Table({"x": [1.0, 2.0], "n": [3, 4], "ok": [True, False]}))
+    form = {".ecsv": "ascii.ecsv", ".vot": "votable"}[suffix]
+    table = Table.read(path, format=form)
+    table["gain"] = [4.0, 5.0]
+    table["x"] = MaskedColumn([1.0, 0.0], mask=[False, True])
+    table["n"] = [3.5, 4.5]
+    table["ok"] = ["no", "yes"]
+    table.write(path, format=form, overwrite=True)
+    back = read_catalog(path)
+    np.testing.assert_array_equal(back["gain"], [4.0, 5.0])
+    np.testing.assert_array_equal(np.ma.filled(back["x"], np.nan), [1.0, np.nan])
+    np.testing.assert_array_equal(back["n"], [3.5, 4.5])
+    assert [str(v) for v in back["ok"]] == ["no", "yes"]
+
+
+def test_unit_that_others_changed_in_ecsv(tmp_path):
+    path = write_catalog(tmp_path / "a.ecsv", Table({"ra": [150.0]}, units={"ra": "deg"}))
+    table = Table.read(path, format="ascii.ecsv")
+    table["ra"] = Column([10.0], unit="hourangle")
+    table.write(path, format="ascii.ecsv", overwrite=True)
+    assert read_catalog(path)["ra"].unit == u.hourangle

@@ -92,6 +92,28 @@ def test_stars_with_gaps():
         getattr(plots, name)(data(replace(s, arrays=arrays))).savefig(io.BytesIO(), format="png")
 
 
+def test_a_rejected_star_has_its_own_shape_in_its_lane():
+    bent = star("HD 3", False)
+    arrays = dict(bent.arrays) | {"ratio": 0.01 * (1 + 0.02 * (LAM - 6500.0) / 2500.0)}
+    figure = plots.plot_star_residuals(data(star("HD 1"), replace(bent, arrays=arrays)))
+    curve = next(line.get_ydata() for line in figure.axes[0].lines if line.get_color() == "#b3261e")
+    # 2 % up at either end, no trace of the factor of 100
+    assert np.ptp(curve) == pytest.approx(4.0, abs=0.6)
+    assert curve[0] < curve[-1]
+
+
+def test_a_telluric_band_that_no_star_tells():
+    known = data()
+    value = np.where(known.response["telluric_wavelength"] > 7000, np.nan, 0.7)
+    for telluric in (value, np.full(value.size, np.nan)):
+        figure = plots.plot_telluric(
+            replace(known, response={**known.response, "telluric": telluric})
+        )
+        words = [t.get_text() for a in figure.axes for t in a.texts]
+        assert words.count("no star tells it") == (1 if telluric is value else 2)
+        figure.savefig(io.BytesIO(), format="png")
+
+
 def test_the_response_band_is_the_total_error():
     figure = plots.plot_response(data())
     total = next(line for line in figure.axes[1].lines if line.get_label() == "total")

@@ -7,6 +7,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from pogson.errors import PogsonValueError
+from pogson.formats import read_fibre_spectra
 from pogson.run import load_fluxcal_config, run_fluxcal
 from pogson.simulate import write_fibre_job
 
@@ -102,6 +104,9 @@ def test_desi_frame(plain):
     np.testing.assert_allclose(flux, expected, rtol=5e-3)
     assert summary["frame"]["unit"] == "count/Angstrom"
     assert summary["notes"] == []
+    # what DESI writes is in vacuum; saying air is a mistake, and was ignored
+    with pytest.raises(PogsonValueError, match="in vacuum, not in air"):
+        read_fibre_spectra(folder / "frame-b0-00000001.fits", medium="air")
 
 
 def test_long_ecsv_table(plain):
@@ -165,5 +170,7 @@ def test_sdss_spectrum_needs_an_exposure(plain, tmp_path):
     fits.HDUList(hdus).writeto(folder / "spec.fits")
     with pytest.raises(ConfigError, match=r"frame\.extension to one of 'B1-00000001'"):
         run(folder, "spec.fits")
+    with pytest.raises(ConfigError, match="are in vacuum"):
+        run(folder, "spec.fits", "frame.medium=air")
     with pytest.raises(ConfigError, match="there is no 'R9'"):
         run(folder, "spec.fits", "frame.extension=R9")

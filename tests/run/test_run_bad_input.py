@@ -242,7 +242,7 @@ def test_dry_run_writes_nothing(small_survey: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = invoke(small_survey, "--dry-run", "-o", str(out))
     assert result.exit_code == 0
-    assert "3 exposures" in result.stdout
+    assert "3 detector images of 3 files" in result.stdout
     assert not out.exists()
 
 

@@ -7,13 +7,21 @@ import pytest
 from astropy.table import Table
 from scipy.stats import chi2 as law
 
-from pogson.errors import ConfigError
+from pogson.errors import ConfigError, MissingDataError
 from pogson.formats import read_catalog, write_catalog
 from pogson.run.solve_config import TERM_KINDS, SolveConfig, build_terms
 from pogson.run.solve_products import read_solution
 from pogson.run.solve_run import load_solve_config, run_solve
-from pogson.sed import Bandpass, stellar_template
-from pogson.survey import AtmosphereModel, AtmosphereState, Detectors, Exposures, SurveyTables
+from pogson.sed import Bandpass, stellar_template, synthetic_color
+from pogson.survey import (
+    AtmosphereModel,
+    AtmosphereState,
+    Detectors,
+    Exposures,
+    Observations,
+    Stars,
+    SurveyTables,
+)
 
 SEED = 20261124
 BANDS = "gz"
@@ -178,6 +186,94 @@ def test_bounds_and_blind_parameters_are_said(tmp_path):
     assert any("night2;log_water" in w and "limit" in w for w in found.headlines)
 
 
+# -- several colours of each star -----------------------------------------------------------------
+COLORS = (("g", "r"), ("i", "z"))
+SEVERAL = {"color_bandpasses": [["decamDR1noatm-g", "decamDR1noatm-r"],
+                                ["decamDR1noatm-i", "decamDR1noatm-z"]],
+           "colors": [list(p) for p in COLORS], "reddening": [0.0, 0.2, 0.4],
+           "temperatures": [3800.0, 8500.0]}  # fmt: skip
+
+
+def bare_colors(spectra):
+    """Return the colours of spectra in the passbands without air, shape (spectra, colours)."""
+    bands = {b: Bandpass.from_speclite(f"decamDR1noatm-{b}") for b in "griz"}
+    return np.array([[synthetic_color(s, bands[a], bands[b]) for a, b in COLORS] for s in spectra])
+
+
+@pytest.mark.parametrize(("order", "limit"), [("first", 1.5e-3), ("full", 8e-4)])
+def test_several_colours_tell_reddened_stars_from_cool_ones(tmp_path, order, limit):
+    plain = [stellar_template(t, metallicity=-0.5) for t in np.geomspace(4000, 8000, 12)]
+    spectra = [*plain, *(s.redden(0.4) for s in plain)]
+    exposures = Exposures([1, 2], airmass=[1.2, 2.0], filter_names=("g",))
+    tables = SurveyTables(exposures, Detectors([1]))
+    band = Bandpass.from_speclite("decamDR1noatm-g")
+    standard = AtmosphereState(**STANDARD)
+    exact = np.subtract(*(magnitudes(spectra, band, x, standard) for x in (2.0, 1.2)))
+    n = len(spectra)
+    term = {"kind": "atmosphere", "bandpasses": {"g": "decamDR1noatm-g"}, "order": order,
+            "standard": STANDARD, "metallicity": -0.5}  # fmt: skip
+    both, color = bare_colors(spectra), None
+    worst = {}
+    for name in ("several", "one"):
+        if name == "several":
+            change = SEVERAL
+            stars = (np.zeros(n, int), both)
+        else:
+            change = {"color_bandpasses": SEVERAL["color_bandpasses"][0],
+                      "temperatures": [3600.0, 11000.0]}  # fmt: skip
+            stars, color = None, both[:, 0]
+        (made,) = build_terms(SolveConfig(terms=({**term, **change},)), tmp_path, tables, stars)
+        obs = Observations.from_columns(
+            tables, Stars(np.arange(n), filter=0, color=color), star=np.repeat(np.arange(n), 2),
+            exposure=np.tile([0, 1], n), detector=0, x=0, y=0, mag=0.0, mag_err=0.01,
+        )  # fmt: skip
+        found = np.diff(made.evaluate(obs, made.start(tables)).reshape(n, 2), axis=1)[:, 0]
+        worst[name] = float(np.ptp(found - exact))
+    print({k: f"{1e3 * v:.2f} mmag" for k, v in worst.items()})
+    assert worst["several"] < limit
+    assert worst["one"] > 2.5 * worst["several"]
+
+
+def test_the_command_takes_several_colours_from_the_catalogue(tmp_path):
+    make(tmp_path, n_stars=80)
+    reference = read_catalog(tmp_path / "reference.parquet")
+    rng = np.random.default_rng(SEED)
+    g_z = reference["mag_g"] - reference["mag_z"]
+    kinds = [stellar_template(t, metallicity=-0.5) for t in np.geomspace(3800, 8500, 40)]
+    known = np.array([magnitudes(kinds, Bandpass.from_speclite(f"decamDR1noatm-{b}"), 1.2,
+                                 AtmosphereState(**STANDARD)) for b in "griz"])  # fmt: skip
+    order = np.argsort(known[0] - known[3])
+    for k, b in ((1, "r"), (2, "i")):
+        color = np.interp(g_z, (known[0] - known[3])[order], (known[0] - known[k])[order])
+        reference[f"mag_{b}"] = reference["mag_g"] - color + 0.002 * rng.normal(size=80)
+        reference[f"mag_{b}_err"] = 0.005
+    reference["mag_i"][:7] = np.nan
+    write_catalog(tmp_path / "reference.parquet", reference)
+    text = (tmp_path / "solve.toml").read_text()
+    text = text.replace('color = ["g", "z"]\n', "").replace(
+        'color_bandpasses = ["g.ecsv", "z.ecsv"]',
+        f"color_bandpasses = {SEVERAL['color_bandpasses']}\ncolors = {SEVERAL['colors']}\n"
+        "reddening = [0.0, 0.1]",
+    )
+    (tmp_path / "solve.toml").write_text(text)
+    result = solve(tmp_path)
+    assert any("14 stars lack a colour" in w for w in result.headlines)  # seven in two bands
+    found = read_solution(result.folder)
+    rows = [found.names.index(f"atmosphere[night{n};log_water]") for n in range(3)]
+    pull = (found.values[rows] - np.log(NIGHTS["water"])) / found.errors[rows]
+    print("pulls", pull)
+    assert np.all(np.abs(pull) < 4.0)
+    stars = read_catalog(result.folder / "stars.parquet")
+    assert np.isfinite(stars["color"]).sum() >= 2 * 73
+    with pytest.raises(ConfigError, match="need all stars in memory"):
+        solve(tmp_path, "solve.partitions=always", "solve.partition_rows=500")
+    reference.remove_column("mag_i")
+    reference.remove_column("mag_i_err")
+    write_catalog(tmp_path / "reference.parquet", reference)
+    with pytest.raises(MissingDataError, match="'i'"):
+        solve(tmp_path)
+
+
 TABLES = SurveyTables(Exposures([1, 2], filter=[0, 1], filter_names=("g", "z")), Detectors([1, 2]))
 GOOD = {"kind": "atmosphere", "bandpasses": {"g": "decamDR1noatm-g", "z": "decamDR1noatm-z"},
         "color_bandpasses": ["sdss2010-g", "sdss2010-i"]}  # fmt: skip
@@ -189,7 +285,13 @@ GOOD = {"kind": "atmosphere", "bandpasses": {"g": "decamDR1noatm-g", "z": "decam
     ({"bandpasses": {"g": "nothing-g", "z": "nothing-z"}}, "nothing-g"),
     ({"bandpasses": {"g": {"1": "decamDR1noatm-g"}, "z": "decamDR1noatm-z"}}, "detector '2'"),
     ({"color_bandpasses": None}, "give color_bandpasses"),
-    ({"color_bandpasses": ["sdss2010-g"]}, "color_bandpasses: List should have at least 2"),
+    ({"color_bandpasses": ["sdss2010-g"]}, "color_bandpasses.*at least 2"),
+    ({"color_bandpasses": [["sdss2010-g", "sdss2010-r"]] * 2}, "say which bands of the reference"),
+    ({"colors": [["g", "r"], ["r", "i"]]}, "colors has 2 pairs"),
+    ({**SEVERAL, "colors": [["g", "r"]]}, "colors has 1 pairs"),
+    (SEVERAL, "need all stars in memory"),
+    ({"reddening": [0.0, 0.2]}, "one colour cannot tell"),
+    ({"reddening": -0.1}, "0 or more"),
     ({"solved_colors": ["g", "z"]}, "not both"),
     ({"color_bandpasses": None, "solved_colors": ["g", "i"]}, "names 'i'"),
     ({"fit": ["dust"]}, "parameter 'dust'"),

@@ -90,6 +90,30 @@ def test_nothing_is_done_twice(finished, tmp_path):
     assert solve(tmp_path, "solve.floor=0.004").computed
 
 
+def test_products_of_another_way_to_solve_do_not_stay(tmp_path):
+    make(tmp_path, n_stars=80, visits=4)
+    cut = ("solve.partitions=always", "solve.partition_rows=100")
+    folder = solve(tmp_path, *cut).folder
+    assert len(list((folder / "stars").iterdir())) > 1
+    assert not (folder / "stars.parquet").exists()
+    solve(tmp_path)
+    assert (folder / "stars.parquet").exists()
+    assert not (folder / "stars").exists()
+    solve(tmp_path, *cut)
+    assert not (folder / "stars.parquet").exists()
+
+
+def test_stars_are_suspect_by_the_probability_asked_for(tmp_path):
+    make(tmp_path, n_stars=150, visits=6)
+    few, many = (
+        read_solution(solve(tmp_path, f"solve.suspect_probability={p}").folder).facts["n_suspects"]
+        for p in (1e-6, 0.2)
+    )
+    assert few < 5 < 20 < many < 120
+    cut = ("solve.partitions=always", "solve.partition_rows=300", "solve.suspect_probability=0.2")
+    assert read_solution(solve(tmp_path, *cut).folder).facts["n_suspects"] == many
+
+
 @pytest.mark.parametrize("kind", ["serial", "processes"])
 def test_partitions_give_the_same_zero_points(tmp_path, kind):
     make(tmp_path, n_stars=200)
@@ -257,6 +281,30 @@ def test_an_exposure_of_another_filter_is_named(tmp_path):
     assert any("exposure 202 (g)" in line and "filter" in line for line in found.headlines)
 
 
+@pytest.mark.parametrize("cut", [(), ("solve.partitions=always", "solve.partition_rows=500")])
+def test_another_filter_in_a_band_of_few_exposures_can_be_left_out(tmp_path, monkeypatch, cut):
+    monkeypatch.setattr("pogson.run.solve_judgement._ENOUGH", 700)  # half of the stars tell
+
+    def mislabel(table, reference):
+        table["band"][table["exposure"] == 205] = "r"  # taken in g; r has three
+        return table, reference
+
+    zero = make(tmp_path, n_stars=250, visits=6, change=mislabel)
+    found = solve(tmp_path, *cut)
+    (said,) = [line for line in found.headlines if "another filter" in line]
+    assert "exposure 205 (r)" in said
+    found = solve(tmp_path, *cut, "solve.exclude=[205]")
+    assert set(found.failures) == {f"205-{d}" for d in (1, 2, 3, 4)}
+    assert "named in solve.exclude" in found.failures["205-1"]
+    assert not any("another filter" in line for line in found.headlines)
+    table = exposures(found)
+    away = table["zero_point"] - (np.array(list(zero.values())) - 0.002)
+    assert np.isnan(away[4])
+    assert np.nanmax(np.abs(away)) < 0.004
+    with pytest.raises(ConfigError, match="exclude names '999'; the exposures are called 201"):
+        solve(tmp_path, *cut, "solve.exclude=[999]")
+
+
 def test_an_offset_of_the_catalogue_in_one_region_is_shown(tmp_path):
     def shift(table, reference):
         here = (reference["ra"] > 150.05) & (reference["dec"] > 0.05)
@@ -279,15 +327,21 @@ def test_an_offset_of_the_catalogue_in_one_region_is_shown(tmp_path):
     ('solve.terms=[{kind="exposure_zeropoint"}]', "did you mean 'exposure_zero_point'"),
     ('solve.terms=[{kind="star_flat", ordr=2}]', "Did you mean 'order'"),
     ('solve.terms=[{kind="star_flat", order=0}]', "no parameters"),
+    ('solve.terms=[{kind="star_flat", order=1.5}]', "whole number"),
+    ('solve.terms=[{kind="detector_zero_point", by="fitler"}]', "by names 'fitler'; allowed"),
+    ('solve.terms=[{kind="grey_cloud", cloudy_sigma=-1}]', "must be positive"),
+    ('solve.terms=[{kind="exposure_zero_point", prior_sigma=[1, 2]}]', "one for each of the 4"),
     ('solve.terms=[{kind="exposure_zero_point"}, {kind="exposure_zero_point"}]', "two terms"),
     ('solve.terms=[{kind="exposure_zero_point"}, {kind="seeing"}]', "needs the seeing"),
     ('solve.terms=[{kind="jacobian", areas={1="no.json"}}]', "cannot read"),
     ('solve.terms=[{kind="jacobian", areas={9="no.json"}}]', "names detector '9'"),
     ('solve.terms=[{kind="jacobian"}]', "table of field files"),
     ("solve.terms=[]", "at least 1"),
+    ("sources.unit=furlong", "not a unit of instrumental flux"),
     ("solve.floor=-1", "0 or more"),
     ("solve.gauge=none", "refuse"),
     ("solve.match_radios=2", "match_radius"),
+    ("solve.color=[g, r]", "color"),  # it is that of [reference]
     ("sources.flux=FLUX", "no column 'FLUX'"),
     ("sources.files=no*.parquet", "matches no file"),
     ("solve.min_detections=99", "No star is seen 99 times"),
@@ -298,6 +352,59 @@ def test_wrong_configurations_say_what_is_wrong(tmp_path, override, said):
     make(tmp_path, n_stars=60, visits=4)
     with pytest.raises((ConfigError, MissingDataError, CalibrationError), match=said):
         solve(tmp_path, override)
+
+
+@pytest.mark.parametrize("cut", [(), ("solve.partitions=always", "solve.partition_rows=99")])
+def test_a_catalogue_of_another_part_of_the_sky_is_said(tmp_path, cut):
+    def elsewhere(table, reference):
+        reference["ra"] += 1.0
+        return table, reference
+
+    make(tmp_path, n_stars=60, visits=4, change=elsewhere)
+    with pytest.raises(ConfigError, match="stars has a reference with g and r within"):
+        solve(tmp_path, *cut)
+    with pytest.raises(ConfigError, match="No star is in the reference catalogue: choose"):
+        solve(tmp_path, *cut, 'solve.terms=[{kind="exposure_zero_point"}]')
+
+
+def test_stars_held_out_that_are_seen_once_do_not_stop_the_run(tmp_path):
+    make(tmp_path, n_stars=60, visits=2)
+    terms = 'solve.terms=[{kind="exposure_zero_point"}]'
+    found = solve(tmp_path, terms, "solve.held_out=0.3", "solve.floor=0.003",
+                  "solve.reference_floor=0.01")  # fmt: skip
+    assert any("none can be predicted" in line for line in found.headlines)
+
+
+@pytest.mark.parametrize("terms", [
+    '[{kind="star_flat", ordr=2}]', '[{kind="seeing"}]',
+    '[{kind="atmosphere", bandpasses={g="sdss2010-g", r="sdss2010-r"}, solved_colors=["g", "r"]}]',
+])  # fmt: skip
+def test_wrong_terms_are_refused_before_many_sources_are_matched(tmp_path, terms):
+    make(tmp_path, n_stars=60, visits=4)
+    with pytest.raises(ConfigError, match=r"ordr|needs the seeing|all stars in memory"):
+        solve(tmp_path, "solve.partitions=always", f"solve.terms={terms}")
+    assert not (tmp_path / "out" / "match").exists()
+
+
+def test_a_model_too_large_to_be_searched_says_so(tmp_path, monkeypatch):
+    from pogson.run import solve_fit, solve_store
+
+    monkeypatch.setattr(solve_fit, "SEARCHED", 5)
+    monkeypatch.setattr(solve_store, "SEARCHED", 5)
+    make(tmp_path, n_stars=60, visits=4)
+    for cut in ((), ("solve.partitions=always", "solve.partition_rows=99")):
+        found = solve(tmp_path, *cut)
+        assert any("14 parameters are too many to search" in line for line in found.headlines)
+
+
+def test_a_place_off_the_sphere_is_counted(tmp_path):
+    def off(table, reference):
+        table["dec"][3] = 95.0
+        return table, reference
+
+    make(tmp_path, n_stars=60, visits=4, change=off)
+    counts = read_solution(solve(tmp_path).folder).facts["left_out"]
+    assert counts["declination beyond 90 degrees"] == 1
 
 
 def test_no_sources(tmp_path):

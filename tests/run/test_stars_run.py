@@ -79,6 +79,39 @@ def test_processes_and_dask_give_the_same_file(tmp_path):
         run_stars(load_stars_config(file, ["grid.binaries=true"]), scheduler="tcp://x:1")
 
 
+def test_offsets_are_the_same_in_any_executor_and_after_a_kill(tmp_path):
+    """One process, two processes, a Dask cluster, and a job killed and resumed: one result."""
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    file = write_stars_job(tmp_path, n_stars=80, n_models=500, offsets=True, rng_seed=8)
+    settings = [*QUIET, "fit.chunk=40", "offsets.gauge=PS_r", "offsets.max_rounds=2",
+                "offsets.averages=1", "offsets.draws=50", "fit.min_ess=1"]  # fmt: skip
+    names = ("posteriors.parquet", "offsets.ecsv", "offsets.txt", "offsets.json")
+
+    def made(name, **where):
+        job = run_offsets(load_stars_config(file, settings, output=tmp_path / name), **where)
+        assert not list(job.folder.glob("stages/offsets/work-*"))
+        return [(job.folder / n).read_bytes() for n in names]
+
+    one = made("one", workers=1)
+    assert made("two", workers=2, kind="processes") == one
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        assert made("dask", scheduler=cluster.scheduler_address) == one
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "pogson", "offsets", str(file), "-j", "1", "-q", "-o",
+               str(out), *(f"--set={s}" for s in settings)]  # fmt: skip
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not list(out.glob("stages/offsets/work-*/draws-*")) and time.monotonic() < end:
+        assert job.poll() is None, "the job ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    assert list(out.glob("stages/offsets/work-*/draws-*.npz"))
+    assert made("killed", workers=1) == one
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_file(tmp_path):
     file = write_stars_job(tmp_path, n_stars=30, n_models=500, rng_seed=6)

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pogson import Exposure, FitsSkyMap, FluxReference, GaussianPSF, PhotoCalib
-from pogson.errors import BoundsError, MaskedDataError, MissingDataError, PogsonValueError
+from pogson.errors import (
+    BoundsError,
+    MaskedDataError,
+    MissingDataError,
+    PogsonValueError,
+    ReferenceMismatchError,
+)
+from pogson.psf import PsfNormalization
 from pogson.scene import offset_position
 from pogson.scene.cutting import cut_exposure, cut_scene
 from pogson.scene.ephemeris import Ephemeris
@@ -133,7 +140,6 @@ class TestEphemeris:
         path = Ephemeris([60000.0, 60001.0], [1.0, 2.0], [0.0, 0.0], "rock")
         with pytest.raises(BoundsError, match="rock runs from"):
             path.at(60001.5)
-        assert path.separation(60001.5, 1.0, 0.0) == np.inf
 
     @pytest.mark.parametrize(("time", "ra", "dec"), [
         ([1.0, 1.0], [1.0, 2.0], [0.0, 0.0]), ([1.0], [np.nan], [0.0]), ([1.0], [1.0], [91.0]),
@@ -148,3 +154,73 @@ class TestEphemeris:
             Ephemeris.from_table(Table({"ra": [1.0]}))
         with pytest.raises(MissingDataError, match="time"):
             Ephemeris.from_table(Table({"ra": [1.0, 2.0], "dec": [0.0, 0.0]}))
+
+    def test_goes_straight_on_beyond_its_table(self):
+        path = Ephemeris([60000.0, 60000.5], [359.999, 0.001], [0.0, 0.0], name="rock")
+        assert path.separation(60001.0, 0.003, 0.0) < 1e-3
+        assert path.separation(59999.5, 359.997, 0.0) < 1e-3
+        assert path.separation(60001.0, 0.001, 0.0) == pytest.approx(7.2, rel=1e-6)
+
+    def test_times_of_any_scale_are_utc(self):
+        times = Time([60000.0, 60001.0], format="mjd", scale="utc").tdb
+        table = Table({"ra": [10.0, 10.1], "dec": [0.0, 0.0]})
+        table["time"] = times
+        np.testing.assert_allclose(Ephemeris.from_table(table).time, [60000.0, 60001.0], atol=1e-9)
+        table["time"] = ["2023-02-25T00:00:00", "2023-02-26"]
+        np.testing.assert_allclose(Ephemeris.from_table(table).time, [60000.0, 60001.0], atol=1e-9)
+        table["time"] = ["yesterday", "2023-02-26"]
+        with pytest.raises(PogsonValueError, match="'yesterday' is neither"):
+            Ephemeris.from_table(table)
+
+
+def sum_circle(image, x, y, radius):
+    """Return the exact sum in a circle by another code."""
+    import sep
+
+    return float(sep.sum_circle(np.array(image), [x], [y], radius, subpix=0)[0][0])
+
+
+class TestReference:
+    def test_aperture_calibration_holds_what_the_aperture_loses(self):
+        calib = PhotoCalib.constant(2.5, reference=FluxReference.aperture(3.0))
+        frame = exposure(photo_calib=calib)
+        stamp = cut_exposure(frame, ra=150.0, dec=2.0)
+        # a star whose whole light is 1000 counts, by sums of its pixels
+        x, y = frame.sky.pixel(150.0, 2.0)
+        star = frame.psf.draw(x=x, y=y, half_size=40)
+        inside = sum_circle(star.image, x - star.box.x_min, y - star.box.y_min, 3.0)
+        assert 0.7 < inside < 0.97
+        # its aperture flux is calibrated as 2.5 nJy a count, and that is its flux
+        assert stamp.scale == pytest.approx(inside, rel=2e-5)
+        stamp = cut_exposure(frame, ra=150.0, dec=2.0, zero_point=30.0)
+        assert stamp.scale == pytest.approx(10**0.56)
+
+    def test_other_normalization_is_refused(self):
+        stated = PsfNormalization("aperture", 8.0)
+        calib = PhotoCalib.constant(2.5, reference=FluxReference.total(normalization=stated))
+        with pytest.raises(ReferenceMismatchError, match="PSF is normalised to total"):
+            cut_exposure(exposure(photo_calib=calib), ra=150.0, dec=2.0)
+
+    def test_bands_do_not_mix(self):
+        some = [exposure("a"), exposure("b", band="g"), exposure("c")]
+        cut = cut_scene(some, Table({"ra": [150.0], "dec": [2.0]}))
+        assert [e.exposure_id for e in cut.exposures] == ["a", "c"]
+        assert cut.dropped["b"] == "b is in band g, not in r."
+
+    def test_zero_points_and_noise_of_all(self):
+        some = [exposure("a"), exposure("b", photo_calib=None)]
+        cut = cut_scene(
+            some, Table({"ra": [150.0], "dec": [2.0]}), zero_points={"b": 30.0},
+            variance_includes_sources=False,
+        )  # fmt: skip
+        assert [e.scale for e in cut.exposures] == pytest.approx([1.0, 10**0.56])
+        assert cut.exposures[1].gain == 5.0  # electrons per unit of the image
+        assert not any(e.variance_includes_sources for e in cut.exposures)
+
+    def test_exposure_without_time_may_show_a_moving_target(self):
+        path = Table({"time": [59999.0, 60003.0], "ra": [149.9, 150.3], "dec": [2.0, 2.0]})
+        some = [exposure("a", time=60000.0), exposure("b", time=60002.0),
+                exposure("c", metadata={})]  # fmt: skip
+        cut = cut_scene(some, path, detection="a")
+        assert [e.exposure_id for e in cut.exposures] == ["a", "b"]
+        assert "does not say when" in cut.dropped["c"]

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scene_stamps_made import DEC, RA, empty, star, with_light
 
-from pogson.errors import CalibrationError, MaskedDataError, PogsonValueError
+from pogson.errors import CalibrationError, MaskedDataError, PogsonTypeError, PogsonValueError
 from pogson.fields import Box
+from pogson.images import Exposure
 from pogson.psf import GaussianPSF, MoffatPSF, PixelGridPSF, SkyFrame
 from pogson.scene import (
     PointSource,
@@ -359,3 +360,63 @@ def test_target_outside_a_stamp(rng):
     assert "outside its pixels" in result.dropped["2"]
     with pytest.raises(MaskedDataError, match="outside its pixels"):
         fit_scene(exposures, SceneModel(PointSource("t", RA, DEC, epochs="2")))
+
+
+def test_flux_that_the_scene_can_wholly_stand_for(rng):
+    """A grid point below the source and no exposure without it: only rounding tells them apart."""
+    exposures = with_light(empty(rng, n=1), [[100.0]], [(0.0, 0.0)], rng)
+    grid = SceneGrid(0.5, 2.0)
+    assert 0.0 in np.hypot(*grid.offsets())
+    model = SceneModel(PointSource("t", RA, DEC), grid, prior=None, origin_test=False)
+    with pytest.raises(CalibrationError, match="not determined"):
+        fit_scene(exposures, model)
+
+
+def test_masked_arrays_keep_their_masks(rng):
+    (exposure,) = empty(rng, n=1)
+    spoiled = np.ma.array(exposure.image, mask=np.zeros((25, 25), bool), copy=True)
+    spoiled[2, 3], spoiled[5, 6] = 1e6, np.ma.masked
+    spoiled.mask[2, 3] = True
+    variance = np.ma.masked_equal(np.where(np.arange(25) == 7, -1.0, exposure.variance), -1.0)
+    made = replace(exposure, image=spoiled, variance=variance, bad=None)
+    assert made.n_good == 625 - 25 - 2
+    assert not made.good[2, 3]
+
+
+def test_pair_beside_a_source_seen_in_all_exposures(rng):
+    places = [(0.0, 0.0), (1.5, 0.5)]
+    exposures = with_light(empty(rng), [[900.0, 300.0], *3 * [[0.0, 400.0]]], places, rng)
+    ra, dec = offset_position(RA, DEC, *places[1])
+    neighbour = PointSource("variable", float(ra), float(dec))
+    model = SceneModel((PointSource("t", RA, DEC, epochs="0"), neighbour), origin_test=False)
+    found = fit_binary(exposures, model)
+    assert len(found.binary.fluxes) == 2 + 4
+    assert not found.is_binary
+    with pytest.raises(PogsonValueError, match="'t' has 2 fluxes, in '0' or '1'"):
+        fit_binary(exposures, SceneModel(PointSource("t", RA, DEC, epochs=("0", "1"))))
+
+
+def test_constant_image_under_noise_rescale(rng):
+    """Zeros where there are no data: their noise is not nothing."""
+    exposures = with_light(empty(rng), [[300.0], [0.0], [0.0], [0.0]], [(0.0, 0.0)], rng)
+    exposures[2] = replace(exposures[2], image=np.zeros(exposures[2].box.shape))
+    model = SceneModel(PointSource("t", RA, DEC, epochs="0"), noise_rescale=True)
+    result = fit_scene(exposures, model)
+    assert abs(result.flux()[0] - 300.0) < 4.5 * result.flux()[1]
+    assert result.noise_factors[2] == 1.0
+    assert SceneFlag.BAD_CHI2 in result.flags
+
+
+def test_grid_that_no_pixel_sees(rng, capfd):
+    exposures = with_light(empty(rng), [[300.0], [0.0], [0.0], [0.0]], [(0.0, 0.0)], rng)
+    source = PointSource("t", RA, DEC, epochs="0")
+    away = fit_scene(exposures, SceneModel(source, SceneGrid(0.5, 2.0, RA + 1.0, DEC)))
+    none = fit_scene(exposures, SceneModel(source, None))
+    assert away.flux() == pytest.approx(none.flux(), rel=1e-9)
+    assert capfd.readouterr().err == ""
+
+
+def test_whole_exposures_are_not_stamps(rng):
+    whole = Exposure(np.zeros((9, 9)), unit="adu", measure="fluence")
+    with pytest.raises(PogsonTypeError, match="not Exposure; cut_exposure"):
+        fit_scene([whole], SceneModel(PointSource("t", RA, DEC, epochs="0")))

@@ -10,6 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from pogson.spectro import MatchConfig, _match_fit
+
 
 @pytest.fixture(scope="module")
 def bench(shared_data: Callable[[str], Path]) -> ModuleType:
@@ -39,6 +41,28 @@ def test_a_real_star_as_the_unknown(bench: ModuleType) -> None:
     assert np.std(ratio[ok]) < 0.02
     assert abs(match.teff - 5840) < 150  # Bohlin et al. 2017, AJ 153, 234
     assert abs(match.rv_kms + 53.0) < 15
+
+
+@pytest.mark.parametrize("name", ["bd_17d4708", "bd21d0607", "18sco"])
+def test_a_star_at_the_edge_of_the_grid_is_fitted_to_the_end(bench: ModuleType, name: str) -> None:
+    # log g wants to be above the grid's largest: the other parameters must not stop with it
+    star, match = bench.calspec_match(name)
+    assert match.logg == 4.5
+    assert abs(match.teff - bench.LITERATURE[name][0]) < 250
+    lam, flux, _ = bench.calspec(name)
+    models = bench.kurucz_photometry()
+    bands = models.observed(bench.magnitudes(name, lam, flux, 0.005), 0.01)
+    problem = _match_fit._Problem(star, models, MatchConfig())
+    local = _match_fit._Local(problem, match.rv_kms)
+    values = [getattr(match, n) for n in ("teff", "logg", "feh", "rv_kms", "e_bv", "log_scale")]
+    best = np.array([*values, match.line_offset])
+    root, _, _ = _match_fit._weights_with_floor(problem, match.fit)
+    costs = []
+    for teff, feh in ((0.0, 0.0), (-120.0, 0.1), (120.0, 0.2), (90.0, -0.1)):
+        start = best + np.array([teff, 0, feh, 0, 0, 0, 0])
+        _, _, residual, _ = _match_fit._refine(local, start, root, *bands, (0.005, 0.01))
+        costs.append(float(residual @ residual))
+    assert max(costs) - min(costs) < 1.0
 
 
 @pytest.mark.parametrize("kind", ["x100", "galaxy", "white"])

@@ -182,8 +182,54 @@ def test_residuals_of_bands_have_no_nan(sim: FibreSimulation) -> None:
 def test_combining_nothing_or_unknown() -> None:
     with pytest.raises(PogsonValueError, match="at least one"):
         combine_calibration_vectors([])
-    with pytest.raises(PogsonValueError, match="weighted_mean"):
-        combine_calibration_vectors([flat_vector(1e-17, "a")], method="mode")  # type: ignore[arg-type]
+    for method in ("mode", "joint"):
+        with pytest.raises(PogsonValueError, match="weighted_mean"):
+            combine_calibration_vectors([flat_vector(1e-17, "a")], method=method)  # type: ignore[arg-type]
+    for options in ({"sigma_clip": 0}, {"sigma_clip": None}, {"sigma_clip": np.nan},
+                    {"smooth_window": -5}):  # fmt: skip
+        with pytest.raises(PogsonValueError, match="must be a positive number"):
+            combine_calibration_vectors([flat_vector(1e-17, "a")], **options)  # type: ignore[arg-type]
+
+
+def test_pixels_without_data_are_not_perfect() -> None:
+    """0 +- 0, a negative or an unknown variance: no data; 0 variance of a count is allowed."""
+    v = flat_vector(2e-17, "a", 0.1)
+    counts, variance = np.full(800, 5.0), np.full(800, 4.0)
+    counts[0], variance[0] = 0.0, 0.0
+    variance[1:4] = -4.0, np.nan, 0.0
+    flux, total, _ = apply_flux_calibration(counts, variance, v)
+    assert np.isnan(flux[:3]).all()
+    assert np.isnan(total[:3]).all()
+    assert total[3] == pytest.approx(25 * (2e-18) ** 2)
+    assert np.isfinite(flux[3:]).all()
+    with pytest.raises(PogsonValueError, match="not on the grid"):
+        apply_flux_calibration(counts, variance, v, wavelength=np.full(800, np.nan))
+
+
+def test_widths_and_ranges_are_checked(sim: FibreSimulation) -> None:
+    spectrum = sim.frame.spectrum(0)
+    with pytest.raises(PogsonValueError, match="fwhm_poly_coeffs"):
+        select_best_template(spectrum, sim.library, np.ones(5))
+    with pytest.raises(PogsonValueError, match="must be not negative"):
+        select_best_template(spectrum, sim.library, 3.0, fwhm_poly_coeffs=[2.0, -1e-3])
+    with pytest.raises(PogsonValueError, match="does not increase"):
+        select_best_template(spectrum, sim.library, 3.0, mask_regions=[(6960.0, 6860.0)])
+
+
+def test_a_template_without_light_has_no_scale() -> None:
+    dark = Spectrum1D(np.linspace(3500.0, 10000.0, 500), np.zeros(500))
+    with pytest.raises(MissingDataError, match="no light"):
+        scale_template_to_photometry(
+            dark, Photometry(["ps1_g"], [15.0], [0.01]), load_filter_curves(["ps1_g"])
+        )
+
+
+def test_history_of_names_that_fits_cannot_hold() -> None:
+    meta = {"star_name": "\u03b2 Vir\t\u00e9", "teff": 6000.0}
+    v = CalibrationVector(LAM, np.full(800, 1e-17), np.full(800, 1e-38), meta=meta)
+    header = fits.Header()
+    apply_flux_calibration(np.ones(800), np.ones(800), v, header)
+    assert "star=beta Vir e " in str(header["HISTORY"])
 
 
 @pytest.mark.parametrize("metric", ["chi2", "huber"])

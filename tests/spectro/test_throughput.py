@@ -125,7 +125,16 @@ def test_good_stars_are_kept(rng: np.random.Generator) -> None:
 
 def test_two_stars_that_disagree_are_both_kept(rng: np.random.Generator) -> None:
     stars = [star("a", rng, 40.0), star("b", rng, 40.0, grey=100.0)]
-    assert solve_response(stars).rejected == {}
+    solution = solve_response(stars)
+    assert solution.rejected == {}
+    # one of them is wrong by 100: the scale, their geometric mean, by 10 = e^2.3
+    assert solution.contradiction > solution.config.rejection.odds
+    assert solution.log_scale_error > 2.0
+    good = solve_response([star("a", rng, 40.0), star("b", rng, 40.0, grey=1.2)])
+    assert good.contradiction < good.config.rejection.odds
+    assert good.log_scale_error < 0.02
+    three = solve_response([star(n, rng, 40.0) for n in "abc"])
+    assert np.isnan(three.contradiction)
 
 
 def test_one_star_has_honest_errors(rng: np.random.Generator) -> None:

@@ -239,6 +239,7 @@ def mist():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("case", list(_CASES))
 def test_closed_loop_on_mist(mist, case):
     error, outliers, n_stars, realisations, (low, high) = _CASES[case]

@@ -166,8 +166,10 @@ def test_files_that_are_no_grids(path: Path, tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("mini eep feh")
     with pytest.raises(FileFormatError, match="as HDF5"):
         read_grid(tmp_path / "text.h5")
-    with pytest.raises(FileFormatError, match="as HDF5"):
+    with pytest.raises(FileFormatError, match="does not exist"):
         read_grid(tmp_path / "absent.h5")
+    with pytest.raises(FileFormatError, match="is a folder"):
+        read_grid(tmp_path)
     cut = tmp_path / "cut.h5"
     cut.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(FileFormatError):

@@ -103,3 +103,20 @@ def test_gauges(made):
     assert relative.covariance[0, 0] == pytest.approx(0.0, abs=1e-20)
     with pytest.raises(PogsonValueError, match="gauge='r'"):
         made.relative_to("r")
+
+
+@pytest.mark.parametrize("name", ["o.txt", "o.ecsv"])
+def test_offsets_that_did_not_converge_say_so_wherever_they_go(tmp_path, name):
+    from dataclasses import replace
+
+    from pogson.run.stars_apply import apply_offsets_to_file
+
+    made = BandCalibration.from_offsets(["PS_g"], [1.02], [[1e-6]])
+    (tmp_path / "stars.csv").write_text("PS_g\n15.0\n")
+    for converged in (True, False):
+        write_offsets(tmp_path / name, replace(made, converged=converged))
+        assert read_offsets(tmp_path / name).converged is converged
+        lines = apply_offsets_to_file(
+            tmp_path / "stars.csv", tmp_path / name, tmp_path / "new.ecsv"
+        )
+        assert ("NOT CONVERGED" in lines[0]) is not converged

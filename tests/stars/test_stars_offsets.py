@@ -217,11 +217,13 @@ def test_masked_values_may_hold_anything_and_no_object_means_infinite_error():
     args[2][:, 0] = 0
     args[0][:, 0] = np.nan
     args[1][:, 0] = -1
-    offsets, errors, n_used = photometric_offsets(*args, mask_fit=UNFITTED)
+    with pytest.warns(PogsonWarning, match=r"No object of \d+ says anything about band 0:"):
+        offsets, errors, n_used = photometric_offsets(*args, mask_fit=UNFITTED)
     assert (offsets[0], errors[0], n_used[0]) == (1.0, np.inf, 0)
-    with_prior = photometric_offsets(
-        *args, mask_fit=UNFITTED, prior_mean=np.full(8, 1.01), prior_std=np.full(8, 0.02)
-    )
+    with pytest.warns(PogsonWarning, match="band 0: 1 with an infinite error"):
+        with_prior = photometric_offsets(
+            *args, mask_fit=UNFITTED, prior_mean=np.full(8, 1.01), prior_std=np.full(8, 0.02)
+        )
     assert with_prior[0][0] == pytest.approx(1.01)
     assert with_prior[1][0] == pytest.approx(0.02)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pogson.errors import MissingDataError, PogsonValueError, UnitMismatchError
-from pogson.stars import NJY_PER_MAGGIE, StarFlag, StarPhotometry
+from pogson.stars import (
+    NJY_PER_MAGGIE,
+    FlatDistance,
+    StarFlag,
+    StarPhotometry,
+    StarPriors,
+    StellarGrid,
+    fit_stars,
+)
 
 
 def test_missing_codes_are_not_measurements() -> None:
@@ -122,3 +132,38 @@ def test_real_catalogue_with_its_sentinels(shared_data) -> None:
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(mags) & (mags > 1.0) & (mags < 90.0) & (errs > 0.0) & (errs < 9.0)
     assert np.array_equal(stars.observed, usable)
+
+
+def test_units_of_fluxes_and_exchanged_coordinates() -> None:
+    flux = 10 ** (-0.4 * np.array([[15.0, 16.0], [18.0, 19.0], [20.0, 21.0]]))
+    stars = StarPhotometry.from_fluxes(flux, 0.02 * flux, bands=["g", "r"])
+    njy = flux * NJY_PER_MAGGIE
+    same = StarPhotometry.from_fluxes(njy, 0.02 * njy, bands=["g", "r"], unit="nJy")
+    np.testing.assert_allclose(same.flux, stars.flux)
+    with pytest.raises(PogsonValueError, match="look like nJy"):
+        StarPhotometry.from_fluxes(njy, 0.02 * njy, bands=["g", "r"])
+    with pytest.raises(PogsonValueError, match="look like maggie"):
+        StarPhotometry.from_fluxes(flux, 0.02 * flux, bands=["g", "r"], unit="nJy")
+    place = {"l": [200.0, 210.0, -999.0], "b": [30.0, 95.0, -999.0]}
+    placed = StarPhotometry.from_fluxes(flux, 0.02 * flux, bands=["g", "r"], **place)
+    np.testing.assert_array_equal(placed.b, [30.0, np.nan, np.nan])
+    with pytest.raises(PogsonValueError, match="l and b exchanged"):
+        StarPhotometry.from_fluxes(flux, 0.02 * flux, bands=["g", "r"], l=place["b"], b=place["l"])
+
+
+def test_fluxes_in_nanojansky_are_refused_in_vega_bands() -> None:
+    c = [[[5.0, 0.9, 0.08], [4.4, 0.6, 0.07]]]
+    systems = {"systems": {"g": "AB", "J": "Vega"}}
+    grid = StellarGrid(c, ["g", "J"], {"mini": [1.0]}, provenance=systems)
+    flux = grid.fluxes([0])
+    priors = StarPriors(distance=FlatDistance(), models=())
+
+    def fit(flux: Any, **unit: Any) -> Any:
+        stars = StarPhotometry.from_fluxes(flux, 0.1 * flux, bands=["g", "J"], **unit)
+        return fit_stars(grid, stars.select([0]), seed=1, priors=priors)
+
+    assert fit(flux).fitted.all()
+    for unit in ({"unit": "nJy"}, {}):
+        physical = flux * NJY_PER_MAGGIE
+        with pytest.raises(UnitMismatchError, match="J are Vega"):
+            fit(physical if unit else physical * u.nJy, **unit)

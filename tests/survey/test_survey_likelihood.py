@@ -162,6 +162,19 @@ def test_reference_offset_in_a_region_is_seen_and_not_absorbed():
     assert s["exposure_zero_point"] == pytest.approx(zero + shift, abs=0.006)
 
 
+def test_reference_map_has_no_seam():
+    tables, stars, columns, _, _ = survey(refs=1.0)
+    maps = []
+    for shift in (0.0, -10.3):  # across right ascension 0
+        moved = Stars(stars.identifier, reference_mag=stars.reference_mag, reference_err=0.02,
+                      ra=(stars.ra + shift) % 360.0, dec=stars.dec)  # fmt: skip
+        s = calibrate(Observations.from_columns(tables, moved, **columns), [ExposureZeroPoint()])
+        maps.append(s.reference_map(5))
+    assert np.ptp((stars.ra - 10.3) % 360.0) > 300.0
+    np.testing.assert_array_equal(maps[0][2], maps[1][2])
+    np.testing.assert_allclose(maps[0][0], maps[1][0], atol=1e-9)
+
+
 def test_photo_calib_carries_jacobian_terms_and_covariance(tmp_path):
     tables, stars, columns, truth, _ = survey(refs=1.0)
     box = Box(0, 0, 1000, 1000)

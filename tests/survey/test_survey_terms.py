@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pogson.errors import ConfigError, MissingDataError
+from pogson.errors import ConfigError, MissingDataError, PogsonValueError
 from pogson.fields import Box, ChebyshevField, ConstantField
 from pogson.survey import (
     AirmassExtinction,
     BackgroundOffset,
+    ColorFlat,
     ColorSlope,
     Detectors,
     DetectorZeroPoint,
@@ -198,6 +199,17 @@ def test_clouds_follow_photometric_exposures():
     assert list(term.photometric(tables, found, 0.01)) == list(clouds == 0)
 
 
+def test_exposures_that_were_not_seen_are_not_photometric():
+    tables = SurveyTables(Exposures([1, 2, 3, 4], night=[0, 0, 0, 1]), Detectors([1, 2]))
+    term = GreyCloud(per="exposure_detector")
+    clouds = [np.nan, np.nan, 0.30, np.nan, 0.31, 0.30, np.nan, np.nan]
+    np.testing.assert_array_equal(
+        term.photometric(tables, clouds, 0.02), [False, True, True, False]
+    )
+    far = [np.nan, np.nan, 0.30, np.nan, 0.35, 0.30, np.nan, np.nan]
+    np.testing.assert_array_equal(term.photometric(tables, far, 0.02), [False, True, False, False])
+
+
 def test_stars_without_colour_are_left_out_and_counted(obs):
     color = np.array(obs.stars.color)
     color[:10] = np.nan
@@ -209,6 +221,17 @@ def test_stars_without_colour_are_left_out_and_counted(obs):
     assert np.all(s.weight[obs.star < 10] == 0)
 
 
+def test_names_of_exposures_and_detectors_are_those_of_parameters():
+    tables = SurveyTables(Exposures([1, 2], names=("a", "b")), Detectors([1], names=("N1",)))
+    assert ExposureZeroPoint(per="exposure_detector").parameter_names(tables) == ["a,N1", "b,N1"]
+    assert StarFlat(order=1).parameter_names(tables)[0] == "0,epoch0;N1;T10"
+    assert Exposures([7]).labels == ["7"]
+    with pytest.raises(PogsonValueError, match="2 names, 1 of them different, for 2 exposures"):
+        Exposures([1, 2], names=("a", "a"))
+    with pytest.raises(PogsonValueError, match="for 1 detectors"):
+        Detectors([1], names=("a", "b"))
+
+
 def test_settings_and_names_are_checked(obs):
     with pytest.raises(ConfigError, match="'exposure' or 'exposure_detector'"):
         ExposureZeroPoint(per="night")
@@ -216,6 +239,21 @@ def test_settings_and_names_are_checked(obs):
         ExposurePolynomial(order=0)
     with pytest.raises(ConfigError, match="prior sigmas positive"):
         Model([ExposureZeroPoint(prior_sigma=0.0)], obs.tables).prior()
+    for made in (ColorSlope, RadialFlat, ColorFlat, StarFlat):
+        with pytest.raises(ConfigError, match="order 0 has no parameters"):
+            made(order=0)
+        with pytest.raises(ConfigError, match=r"order 1\.5 must be a whole number"):
+            made(order=1.5)
+    assert StarFlat(order=0, constant=True, by=()).size(obs.tables) == 3
+    with pytest.raises(ConfigError, match="by names 'fitler'; allowed: 'night', 'epoch'"):
+        DetectorZeroPoint(by=("fitler",)).size(obs.tables)
+    with pytest.raises(ConfigError, match=r"shapes \(\) and \(2,\); give one number, or one for"):
+        Model([ExposureZeroPoint(prior_sigma=[0.1, 0.2])], obs.tables).prior()
+    for wrong in (-0.1, 0.0, np.nan):
+        with pytest.raises(ConfigError, match="photometric_sigma is"):
+            GreyCloud(photometric_sigma=wrong)
+        with pytest.raises(ConfigError, match="slope_sigma is"):
+            AirmassExtinction(slope=True, slope_sigma=wrong)
     with pytest.raises(ConfigError, match="no parameters; give at least one"):
         Model([KnownJacobian(areas=AREAS)], obs.tables)
     with pytest.raises(MissingDataError, match="No term 'flat'"):

@@ -6,7 +6,9 @@ which and why); 2 the input or the configuration is wrong; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -90,6 +92,31 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("\nInterrupted; run again to resume.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+        except MemoryError as error:
+            click.echo(f"Error: Not enough memory: {_one_line(error)}. {_SMALLER}", err=True)
+            ctx.exit(EXIT_BAD_INPUT)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of our output has gone: click's business
+                raise
+            click.echo(f"Error: {_refused(error)}", err=True)
+            ctx.exit(EXIT_BAD_INPUT)
+
+
+_SMALLER = "Ask for fewer pixels or rows at a time, or for fewer --workers."
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _refused(error: OSError) -> str:
+    """Say what the system refused: a permission, a full disk, a folder that is a file."""
+    if error.filename is None:
+        return f"The system refused to read or write: {_one_line(error)}."
+    return (
+        f"Cannot read or write {os.fsdecode(error.filename)!r}: {error.strerror}. Check the name, "
+        f"its permissions, and that the disk has room."
+    )
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

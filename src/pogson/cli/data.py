@@ -17,7 +17,7 @@ def command() -> None:
     """
 
 
-@command.command(name="list")
+@command.command(name="list", short_help="List data sets, all or those of a GROUP.")
 @click.argument("group", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(group: str | None, as_json: bool) -> None:
@@ -48,7 +48,7 @@ def list_command(group: str | None, as_json: bool) -> None:
     click.echo(f"{len(found)} files, {sum(d.size for d in found) / 1e6:.1f} MB")
 
 
-@command.command(name="fetch")
+@command.command(name="fetch", short_help="Download files or groups that are missing.")
 @click.argument("names", nargs=-1, required=True)
 def fetch_command(names: tuple[str, ...]) -> None:
     """Download files or groups NAMES that are missing, checking their SHA-256."""
@@ -61,7 +61,7 @@ def fetch_command(names: tuple[str, ...]) -> None:
             click.echo(str(path))
 
 
-@command.command(name="path")
+@command.command(name="path", short_help="Print where a file or group is.")
 @click.argument("name")
 @click.option("--check", is_flag=True, help="Compare the SHA-256 with the registered one.")
 def path_command(name: str, check: bool) -> None:

@@ -203,25 +203,36 @@ def background(images: tuple[Path, ...], output: Path, **options: Any) -> None:
     names = [p.name.removesuffix(".gz").removesuffix(".fz").rsplit(".", 1)[0] for p in images]
     if len(set(names)) < len(names):
         raise PogsonValueError(f"Two of the images have one name: {', '.join(sorted(names))}.")
+    targets = [output / f"{name}.fits" for name in names]
+    for target in targets:
+        if target.exists() and target.resolve() in {p.resolve() for p in images}:
+            raise PogsonValueError(f"{target} is an input; give another folder.")
+    if output.exists() and not output.is_dir():
+        raise PogsonValueError(f"--output {output} is a file; give the name of a folder.")
     exposures = [_open(image, options) for image in images]
     if options["restore"]:
         done = [e.restore_background() for e in exposures]
     else:
         done = _with_backgrounds([e.restore_background() for e in exposures], names, options)
-    for name, exposure in zip(names, done, strict=True):
-        target = output / f"{name}.fits"
-        if target.exists() and target.resolve() in {p.resolve() for p in images}:
-            raise PogsonValueError(f"{target} is an input; give another folder.")
+    for target, exposure in zip(targets, done, strict=True):
         click.echo(f"Image: {write_exposure(target, exposure)}")
 
 
 def _with_backgrounds(
     exposures: list[Exposure], names: list[str], options: dict[str, Any]
 ) -> list[Exposure]:
+    from pogson.errors import MissingDataError
     from pogson.images import estimate_background
     from pogson.run.coadd_background import focal_plane_fit
 
     sed = None if options["sky_sed"] is None else _spectrum(options["sky_sed"])
+    if sed is not None:
+        for name, exposure in zip(names, exposures, strict=True):
+            if exposure.flattening is None:
+                raise MissingDataError(
+                    f"{name}: --sky-sed needs to know with which flat, for which spectrum, the "
+                    f"image was flattened: give --flat FILE and --flattened-for SPECTRUM."
+                )
     if options["focal_plane"]:
         attached, words = focal_plane_fit(
             exposures, names, order=options["order"], pedestals=options["pedestals"],
@@ -348,7 +359,8 @@ def _say(run: Any, made: dict[str, Any], output: Path) -> None:
 
     tiles = made["bands"][""]["tiles"]
     done = [t for t in tiles if t["status"] == "made"]
-    click.echo(f"{len(done)} tiles, {run.n_computed} computed now, {len(tiles) - len(done)} empty.")
+    tiles_made = f"{len(done)} tile{'s' * (len(done) != 1)}"
+    click.echo(f"{tiles_made}, {run.n_computed} computed now, {len(tiles) - len(done)} empty.")
     for failure in run.failures.values():
         click.echo(f"Error: {failure.stage} {failure.key}: {failure.reason}", err=True)
     matched = matching_of(made["bands"][""])

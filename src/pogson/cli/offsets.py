@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pogson.cli.run import ProgressBars
+from pogson.cli.run import ProgressBars, parallel_options
 from pogson.cli.stars import finish_stars_command, job_options
 
 __all__ = ["command"]
@@ -26,10 +26,7 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     help="Offsets file to compare with, for simulations.",
 )
-@click.option(
-    "--workers", "-j", type=click.IntRange(min=1), help="Number of threads; default: all cores."
-)
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")  # fmt: skip
+@parallel_options
 def command(
     source: Path,
     grid: Path | None,
@@ -39,14 +36,15 @@ def command(
     gauge: str | None,
     truth: Path | None,
     workers: int | None,
+    scheduler: str | None,
     quiet: bool,
 ) -> None:
     """Infer the zero-point offset of every band from stars and a grid of models.
 
     Offsets, their covariance and the intrinsic scatter of each band are inferred together with the
     stars' models, distances and extinctions. Writes offsets.txt ("filter offset"), offsets.ecsv
-    (with the covariance), offsets.json and offsets.html. Exit code 2: the input or the
-    configuration is wrong.
+    (with the covariance), offsets.json and offsets.html. A job that was killed goes on where it
+    stopped. Exit code 2: the input or the configuration is wrong.
     """
     from pogson.run.stars_config import load_stars_config
 
@@ -66,5 +64,5 @@ def command(
             click.echo(line)
         return
     with ProgressBars(quiet=quiet) as bars:
-        result = run_offsets(config, workers=workers, listener=bars)
+        result = run_offsets(config, workers=workers, scheduler=scheduler, listener=bars)
     finish_stars_command(result)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pogson.atomic import atomic_path
 from pogson.errors import FileFormatError, PogsonTypeError, PogsonValueError, choices
-from pogson.formats.fits_access import open_fits, reading
+from pogson.formats.fits_access import open_fits, opened, reading
 from pogson.formats.json_values import from_json_value, to_json_value
 
 if TYPE_CHECKING:
@@ -127,7 +127,11 @@ def _plain(table: Any) -> Table:
 
 
 def _restore(table: Table, description: dict[str, Any]) -> Table:
-    """Rebuild exact columns from plain ones and the description."""
+    """Rebuild exact columns from plain ones and the description.
+
+    A file may have been edited by other programs since: columns added, values removed or replaced
+    by others of another type are taken as they are found.
+    """
     from astropy.table import Column, MaskedColumn, Table
     from astropy.units import Unit
 
@@ -135,6 +139,9 @@ def _restore(table: Table, description: dict[str, Any]) -> Table:
     for name, about in description["columns"].items():
         if name not in table.colnames:
             raise FileFormatError(f"the column {name!r} that its description names is missing")
+        if not isinstance(table[name], Column):
+            out[name] = table[name]
+            continue
         raw = np.asarray(np.ma.getdata(table[name]))
         dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
         if raw.dtype.kind == "S" and dtype.kind == "U":
@@ -145,6 +152,10 @@ def _restore(table: Table, description: dict[str, Any]) -> Table:
             raw = np.where(absent, b"" if raw.dtype.kind == "S" else "", raw)
         if raw.dtype.kind == "O":
             raw = np.array([_text(v, dtype) for v in raw.ravel()], dtype).reshape(raw.shape)
+        if not _same_class(raw.dtype, dtype):
+            # the column was given other values since
+            out[name] = table[name]
+            continue
         raw = raw.reshape((len(table), *shape)).astype(dtype)
         common = {
             "name": name,
@@ -155,10 +166,25 @@ def _restore(table: Table, description: dict[str, Any]) -> Table:
         if about["masked"]:
             mask = np.asarray(np.ma.getdata(table[name + _MASK_SUFFIX])).astype(bool)
             out[name] = MaskedColumn(raw, mask=mask.reshape(raw.shape), **common)
+        elif absent is not None and raw.dtype.kind == "f":
+            raw[np.reshape(absent, raw.shape)] = np.nan
+            out[name] = Column(raw, **common)
+        elif absent is not None and raw.dtype.kind in "iub" and np.any(absent):
+            out[name] = MaskedColumn(raw, mask=np.reshape(absent, raw.shape), **common)
         else:
             out[name] = Column(raw, **common)
+    masks = {name + _MASK_SUFFIX for name, a in description["columns"].items() if a["masked"]}
+    for name in table.colnames:
+        if name not in out.colnames and name not in masks:
+            out[name] = table[name]  # added since
     out.meta.update(from_json_value(description["meta"]))
     return out
+
+
+def _same_class(found: np.dtype, described: np.dtype) -> bool:
+    """Return whether values found can be those of a column as it was described."""
+    classes = ("iu", "f", "b", "USO")
+    return any(found.kind in kinds and described.kind in kinds for kinds in classes)
 
 
 def _text(value: Any, dtype: np.dtype) -> Any:
@@ -368,7 +394,11 @@ def _read_ecsv(path: Path) -> Table:
     text = table.meta.get("pogson")
     if not isinstance(text, str):
         return table
-    return _restore(table, _check_description(json.loads(text), path))
+    description = _check_description(json.loads(text), path)
+    for name in set(description["columns"]) & set(table.colnames):
+        if getattr(table[name], "unit", None) is not None:  # as the file says now
+            description["columns"][name]["unit"] = table[name].unit.to_string()
+    return _restore(table, description)
 
 
 def _write_votable(path: Path, table: Table, description: dict[str, Any]) -> None:
@@ -484,9 +514,8 @@ def read_catalog(path: str | os.PathLike[str], *, hdu: int | str | None = None) 
     [1, 2]
     """
     target = Path(path)
-    kind = catalog_format(target)
-    if not target.is_file():
-        raise FileFormatError(f"{target} does not exist.")
+    kind = "" if target.is_dir() else catalog_format(target)
+    opened(target).close()
     with reading(target, f"a {kind} catalogue"):
         if kind == "fits":
             return _read_fits(target, hdu)

@@ -10,18 +10,27 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pogson.errors import FileFormatError, MissingDataError, PogsonError, choices
 from pogson.formats.fits_structure import check_structure
 
-__all__ = ["find_image_hdu", "header_value", "merged_header", "open_fits", "pixels", "reading"]
+__all__ = [
+    "find_image_hdu",
+    "header_value",
+    "merged_header",
+    "open_fits",
+    "opened",
+    "pixels",
+    "reading",
+]
 
 MAX_PIXELS = 2**31
 """Largest number of pixels read from one extension (a damaged NAXIS must not eat the memory)."""
@@ -64,14 +73,44 @@ def reading(path: Any, what: str = "file") -> Iterator[None]:
         ) from error
 
 
+def opened(path: Path) -> BinaryIO:
+    """Open a file for reading, or say why that is not possible.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Raises
+    ------
+    FileFormatError
+        If it is missing, a folder, a pipe or device, or may not be read.
+
+    Examples
+    --------
+    >>> opened(Path("/"))
+    Traceback (most recent call last):
+    pogson.errors.FileFormatError: / is a folder; name a file in it.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return path.open("rb")
+    except FileNotFoundError:
+        raise FileFormatError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be opened: {error.strerror}.") from None
+    if stat.S_ISDIR(mode):
+        raise FileFormatError(f"{path} is a folder; name a file in it.")
+    raise FileFormatError(
+        f"{path} is a pipe or a device, which cannot be read twice; save it in a file first."
+    )
+
+
 def _fits_stream(path: Path) -> tuple[Any, int]:
     """Return a binary stream of a FITS file, unzipped where needed, and its size."""
-    if not path.exists():
-        raise FileFormatError(f"{path} does not exist.")
-    if path.is_dir():
-        raise FileFormatError(f"{path} is a folder, not a FITS file.")
     # The stream is ours: astropy leaves its own open when a damaged header makes it give up.
-    stream: Any = path.open("rb")
+    stream: Any = opened(path)
     try:
         size = path.stat().st_size
         if stream.read(2) == b"\x1f\x8b":

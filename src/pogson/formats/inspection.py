@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pogson.errors import FileFormatError
-from pogson.formats.fits_access import open_fits, reading
+from pogson.formats.fits_access import open_fits, opened, reading
 
 __all__ = ["Inspection", "inspect_file"]
 
@@ -111,11 +111,7 @@ def inspect_file(path: str | os.PathLike[str]) -> Inspection:
     'catalog'
     """
     target = Path(path)
-    if not target.exists():
-        raise FileFormatError(f"{target} does not exist.")
-    if target.is_dir():
-        raise FileFormatError(f"{target} is a folder; name a file in it.")
-    with target.open("rb") as stream:
+    with opened(target) as stream:
         head = stream.read(4096)
     if not head:
         raise FileFormatError(f"{target} is empty (0 bytes).")

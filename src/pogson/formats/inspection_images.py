@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pogson.errors import PogsonError
+from pogson.errors import PogsonError, PogsonValueError, UnitMismatchError
 from pogson.fields import Box
 from pogson.formats.exposures import locate_files, read_geometry, sniff_open
 from pogson.formats.fits_access import header_value, is_image, merged_header, pixels
@@ -61,9 +61,13 @@ def inspect_native(path: Path, hdus: Any) -> Inspection | None:
         facts.append(("flux reference", f"{calib.reference.label} (stated)"))
         data.update(zero_point=zero, reference=calib.reference.to_dict())
     facts.append(("bandpass", exposure.bandpass or "unknown"))
+    flat = exposure.flattening_sed
+    facts.append(("flat for", f"{flat} (stated)" if flat else "an unknown spectrum"))
+    data["flattening_sed"] = flat
     facts += describe_sky(exposure.sky, exposure.box, data)
     if exposure.mask is not None:
         facts.append(("mask", _mask_counts_words(exposure.mask, dict(exposure.mask_bits), data)))
+    facts.append(("noise", _native_noise(exposure, data)))
     if exposure.background is None:
         state = "none attached"
     else:
@@ -72,9 +76,28 @@ def inspect_native(path: Path, hdus: Any) -> Inspection | None:
     psf = exposure.psf
     facts.append(("PSF", "none" if psf is None else f"{type(psf).__name__} ({psf.identifier})"))
     data["psf"] = None if psf is None else type(psf).__name__
-    title = f"A pogson exposure: {exposure.exposure_id or 'unnamed'} {exposure.detector}".rstrip()
+    inputs = exposure.metadata.get("n_inputs")
+    title = f"A pogson coadd of {inputs} images"
+    if not (data["resampled"] and inputs):
+        kind = "warp" if data["resampled"] else "exposure"
+        title = f"A pogson {kind}: {exposure.exposure_id or 'unnamed'} {exposure.detector}".rstrip()
     return Inspection(str(path), "image", f"{title}, {_size(exposure.box.shape)}.",
                       tuple(facts), data)  # fmt: skip
+
+
+def _native_noise(exposure: Any, data: dict[str, Any]) -> str:
+    """Say what the errors of pixels are, and whether pixels share them."""
+    from pogson.formats.coadd_files import is_resampled
+
+    data["resampled"] = is_resampled(exposure.metadata)
+    data["variance"] = exposure.variance is not None
+    words = "variance of each pixel (stated)" if data["variance"] else "no variance"
+    if data["resampled"]:
+        words += (
+            "; resampled: neighbouring pixels share noise, so sums need the correlation that "
+            "pogson.formats.read_coadd reads from this file"
+        )
+    return words
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -201,15 +224,15 @@ def _inspect_science(
     data: dict[str, Any],
 ) -> Inspection:
     facts: Facts = []
-    unit, unit_why = decide_unit(header, preset, None, path)
+    unit, unit_why = _unit(header, preset, path)
     measure, measure_why = decide_measure(header, preset, None)
-    meta = read_metadata(header, preset, path, unit)
+    meta, gain_problem = _metadata(header, preset, path, unit)
     facts.append(_unit_fact(unit, unit_why, preset, meta))
     words = "unknown" if measure is None else _MEASURE_WORDS[measure]
     facts.append(("measure", f"{words} ({measure_why})"))
     facts.append(("zero point", _zero_point(header, preset, meta, data)))
     facts.append(("flux reference", "unknown: the header names no aperture, operator or PSF"))
-    facts.append(("gain", _gain(meta, preset)))
+    facts.append(("gain", gain_problem or _gain(meta, preset)))
     filter_name = meta.get("filter")
     band = meta.get("band")
     known = preset.bandpasses.get(str(band))
@@ -231,6 +254,28 @@ def _inspect_science(
     )  # fmt: skip
     title = f"{_NAMES.get(preset.name, 'An image')}{_exposure_title(meta, preset)}"
     return Inspection(str(path), "image", f"{title}, {_size(image.shape)}.", tuple(facts), data)
+
+
+def _unit(header: Any, preset: InstrumentPreset, path: Path) -> tuple[Any, str]:
+    """Return the unit and why; a card that cannot be used makes it unknown, not an error."""
+    try:
+        return decide_unit(header, preset, None, path)
+    except UnitMismatchError as error:
+        return None, str(error).removeprefix(f"{path}: ").rstrip(".")
+
+
+def _metadata(
+    header: Any, preset: InstrumentPreset, path: Path, unit: Any
+) -> tuple[dict[str, Any], str]:
+    """Return what the header says of the exposure, and what is wrong with its gain."""
+    try:
+        return read_metadata(header, preset, path, unit), ""
+    except PogsonValueError as error:
+        bare = header.copy()
+        for keyword in preset.keywords.get("gain", []):
+            bare.remove(keyword, ignore_missing=True, remove_all=True)
+        reason = str(error).removeprefix(f"{path}: ").split(";")[0]
+        return read_metadata(bare, preset, path, unit), f"unknown ({reason})"
 
 
 def _unit_fact(
@@ -410,7 +455,7 @@ def _psf(path: Path, preset: InstrumentPreset, meta: dict[str, Any], header: Any
 def _inspect_mask(
     path: Path, hdu: Any, header: Any, preset: InstrumentPreset, data: dict[str, Any]
 ) -> Inspection:
-    meta = read_metadata(header, preset, path, None)
+    meta, _ = _metadata(header, preset, path, None)
     rule = preset.mask_rule(meta.get("pipeline_version"))
     values = pixels(hdu, path, "mask")
     found, counts = np.unique(values, return_counts=True)
@@ -449,8 +494,8 @@ def _belongs(path: Path, preset: InstrumentPreset) -> str:
 def _inspect_weight(
     path: Path, hdu: Any, header: Any, preset: InstrumentPreset, data: dict[str, Any]
 ) -> Inspection:
-    unit, _ = decide_unit(header, preset, None, path)
-    meta = read_metadata(header, preset, path, unit)
+    unit, _ = _unit(header, preset, path)
+    meta, _ = _metadata(header, preset, path, unit)
     weight = pixels(hdu, path, "weight map").astype(np.float64)
     good = weight[np.isfinite(weight) & (weight > 0)]
     zero, negative = int((weight == 0).sum()), int((weight < 0).sum())

@@ -18,6 +18,7 @@ from pogson.errors import (
     PogsonValueError,
     choices,
 )
+from pogson.flags import count_flags
 from pogson.formats.catalogs import read_catalog
 from pogson.units import flux_to_magnitude
 
@@ -207,9 +208,7 @@ class ReferenceCatalog:
 
     def counts(self) -> dict[str, int]:
         """Return how many rows carry each flag (flags that do not occur are left out)."""
-        flags = np.asarray(self.table["flags"])
-        found = {str(f.name): int(((flags & int(f)) != 0).sum()) for f in ReferenceFlag}
-        return {name: n for name, n in found.items() if n}
+        return count_flags(ReferenceFlag, self.table["flags"])
 
     # -- where and when -----------------------------------------------------------------------
     def take(self, rows: Any) -> ReferenceCatalog:

@@ -129,7 +129,8 @@ def read_fibre_spectra(
     else:
         with open_fits(path) as hdus:
             parts = _read_hdus(hdus, path)
-    if isinstance(parts, FibreSpectra):
+    if isinstance(parts, FibreSpectra):  # of DESI and SDSS, always in vacuum
+        _medium("vacuum", medium, path)
         given = {"exposure_time": exposure_time, "airmass": airmass}
         known = {k: float(v) for k, v in given.items() if v is not None}
         return replace(parts, **known) if known else parts  # type: ignore[arg-type]
@@ -203,11 +204,24 @@ def _from_images(images: dict[str, Any], counts: Any, header: Any, path: Path) -
         "ivar": _ivar(np.atleast_2d(images[kind].data), kind),
         "mask": flags,
         "lsf_sigma": lsf,
-        "exposure_time": float(header.get("EXPTIME", np.nan)),
-        "airmass": float(header.get("AIRMASS", np.nan)),
+        "exposure_time": _card(header, "EXPTIME", path),
+        "airmass": _card(header, "AIRMASS", path),
         "unit": _unit(header.get("BUNIT"), path),
         "said": said,
     }
+
+
+def _card(header: Any, name: str, path: Any) -> float:
+    """Return a number of a header, NaN where it is missing or undefined."""
+    value = header.get(name)
+    if value is None or not str(value).strip() or type(value).__name__ == "Undefined":
+        return float("nan")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise FileFormatError(
+            f"{path}: {name} is {value!r}, which is no number; correct it or leave it out."
+        ) from None
 
 
 def _to_angstrom(unit: Any, path: Any) -> float:
@@ -293,8 +307,8 @@ def _from_columns(
         "ivar": _ivar(np.atleast_2d(columns[kind]), kind),
         "mask": flags,
         "lsf_sigma": columns.get("lsf_sigma"),
-        "exposure_time": float(header.get("EXPTIME", np.nan)),
-        "airmass": float(header.get("AIRMASS", np.nan)),
+        "exposure_time": _card(header, "EXPTIME", path),
+        "airmass": _card(header, "AIRMASS", path),
         **labels,
         "unit": _unit(units[values], path),
         "said": said,

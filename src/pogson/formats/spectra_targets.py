@@ -9,12 +9,16 @@ import numpy as np
 
 from pogson.errors import FileFormatError
 
-__all__ = ["fibre_labels", "table_labels"]
+__all__ = ["NO_FIBRE", "PLACE_COLUMNS", "fibre_labels", "table_labels"]
 
 _FIBRE = ("fibre", "fiber", "fibre_id", "fiber_id", "fibreid", "fiberid")
 _NAME = ("name", "target", "targetid", "object", "objname", "obj_name", "source_id")
 _PLACE = (("ra", "dec"), ("target_ra", "target_dec"), ("fiber_ra", "fiber_dec"),
           ("ra_icrs", "de_icrs"))  # fmt: skip
+PLACE_COLUMNS = tuple(name for pair in _PLACE for name in pair)
+"""Names, in lower case, that columns of places may have."""
+NO_FIBRE = int(np.iinfo(np.int64).min)
+"""Stands for the fibre number of a row that has none."""
 _STANDARD = ("standard", "is_standard", "isstd")
 _STANDARD_TYPES = ("SPECTROPHOTO_STD", "REDDEN_STD", "STANDARD")
 
@@ -30,7 +34,8 @@ def table_labels(columns: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     labels : dict
-        As far as there are: ``fibre_ids`` (int), ``names`` (tuple of str), ``ra`` and ``dec``
+        As far as there are: ``fibre_ids`` (int; `NO_FIBRE` where NaN), ``names``
+        (tuple of str), ``ra`` and ``dec``
         (degrees), ``standard`` (bool).
 
     Examples
@@ -42,7 +47,9 @@ def table_labels(columns: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     fibre = next((n for n in _FIBRE if n in data), None)
     if fibre is not None and np.asarray(data[fibre]).dtype.kind in "iuf":
-        out["fibre_ids"] = np.asarray(data[fibre]).astype(np.int64)
+        ids = np.asarray(data[fibre])
+        known = np.isfinite(ids)
+        out["fibre_ids"] = np.where(known, np.where(known, ids, 0).astype(np.int64), NO_FIBRE)
     name = next((n for n in _NAME if n in data), None)
     if name is not None:
         out["names"] = tuple(_text(v) for v in np.asarray(data[name]))

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import astropy.units as u
 import numpy as np
 
 from pogson.atomic import atomic_path
 from pogson.errors import PogsonValueError
 from pogson.spectro import CalibrationVector, PixelMask
+from pogson.spectro._checks import fits_text
 
 __all__ = ["FLUX_UNIT", "write_calibrated_spectra"]
 
 FLUX_UNIT = "erg s-1 cm-2 Angstrom-1"
 """BUNIT of calibrated spectra; the FITS standard's spelling, no multiple slashes."""
+
+_FACTOR_UNIT = {
+    "count": f"{FLUX_UNIT} count-1",
+    "count/s": "erg cm-2 Angstrom-1 count-1",
+    "count/Angstrom": "erg s-1 cm-2 count-1",
+    "count/s/Angstrom": "erg cm-2 count-1",
+}
+_STAR_UNIT = {
+    "teff": "K", "teff_err": "K", "rv_kms": "km s-1", "rv_kms_err": "km s-1", "e_bv": "mag",
+    "e_bv_err": "mag", "scale": FLUX_UNIT,
+}  # fmt: skip
+_IMAGE_UNIT = {"COV_WAVELENGTH": "Angstrom", "LSF_SIGMA": "Angstrom"}
 
 
 def write_calibrated_spectra(
@@ -28,6 +43,7 @@ def write_calibrated_spectra(
     *,
     fibre_ids: Any = None,
     names: Sequence[str] = (),
+    places: tuple[Any, Any] | None = None,
     stars: Sequence[Mapping[str, Any]] = (),
     calibration: CalibrationVector | None = None,
     components: Mapping[str, Any] | None = None,
@@ -48,17 +64,21 @@ def write_calibrated_spectra(
     mask : array_like of int, same shape, optional
         Bits of `pogson.spectro.PixelMask`.
     fibre_ids, names : optional
-        One for each row.
+        One for each row. Texts are written in ASCII, as FITS demands: Greek letters by name.
+    places : (ra, dec) of array_like, shape (n_fibre,), optional
+        Where the fibres point, degrees.
     stars : sequence of mappings, optional
         One for each standard star, all with the same keys: ``name``, ``fibre``, ``used``,
         ``teff``, ``logg``, ``feh``, ``rv_kms``, ``ebv``, ``scale``, ``rejected`` ... Numbers,
         booleans and texts.
     calibration : CalibrationVector, optional
-        What was applied, for the extension CALIBRATION.
+        What was applied, for the extension CALIBRATION; ``meta["bunit"]`` is the unit of the counts
+        ("count" unless given).
     components : mapping of str to array, shape (n_pixel,), optional
         Parts of the calibration's error that the fibres share, as fractions of the flux.
     keywords : mapping, optional
-        More cards for the primary header; values that are not finite are written as undefined.
+        More cards for the primary header, values or pairs of value and comment; values that are
+        not finite are written as undefined.
     history : iterable of str, optional
         HISTORY cards.
     images : mapping of str to array, optional
@@ -107,7 +127,7 @@ def write_calibrated_spectra(
     lost = ~(np.isfinite(values) & np.isfinite(noise) & (noise > 0))
     values[lost], noise[lost] = np.nan, 0.0
     hdus = _image_hdus(lam, values, noise, bits)
-    hdus.append(_fibres(values.shape[0], fibre_ids, names))
+    hdus.append(_fibres(values.shape[0], fibre_ids, names, places))
     if stars:
         hdus.append(_stars(stars))
     if calibration is not None:
@@ -140,10 +160,20 @@ def _image_hdus(lam: np.ndarray, flux: np.ndarray, ivar: np.ndarray, bits: np.nd
 def _more_images(images: Mapping[str, Any]) -> list[Any]:
     from astropy.io import fits
 
-    return [fits.ImageHDU(np.asarray(a, np.float64), name=name) for name, a in images.items()]
+    out = [fits.ImageHDU(np.asarray(a, np.float64), name=name) for name, a in images.items()]
+    for hdu in out:
+        if hdu.name in _IMAGE_UNIT:
+            hdu.header["BUNIT"] = _IMAGE_UNIT[hdu.name]
+    return out
 
 
-def _fibres(n: int, fibre_ids: Any, names: Sequence[str]) -> Any:
+def _texts(values: Iterable[Any]) -> np.ndarray:
+    return np.array([fits_text("" if v is None else v) for v in values], "S")
+
+
+def _fibres(
+    n: int, fibre_ids: Any, names: Sequence[str], places: tuple[Any, Any] | None = None
+) -> Any:
     from astropy.io import fits
     from astropy.table import Table
 
@@ -151,9 +181,11 @@ def _fibres(n: int, fibre_ids: Any, names: Sequence[str]) -> Any:
     labels = [str(x) for x in names] or [""] * n
     if ids.shape != (n,) or len(labels) != n:
         raise PogsonValueError(f"{n} spectra but {ids.size} fibre ids and {len(labels)} names.")
-    return fits.BinTableHDU(
-        Table({"FIBRE": ids.astype(np.int64), "NAME": np.array(labels, "S")}), name="FIBRES"
-    )
+    table = Table({"FIBRE": ids.astype(np.int64), "NAME": _texts(labels)})
+    for name, values in zip(("RA", "DEC"), places or (), strict=False):
+        table[name] = np.asarray(values, np.float64)
+        table[name].unit = "deg"
+    return fits.BinTableHDU(table, name="FIBRES")
 
 
 def _stars(stars: Sequence[Mapping[str, Any]]) -> Any:
@@ -170,10 +202,15 @@ def _stars(stars: Sequence[Mapping[str, Any]]) -> Any:
     for key in keys:
         column = [star[key] for star in stars]
         if any(isinstance(v, str) or v is None for v in column):
-            columns[key.upper()] = np.array([("" if v is None else str(v)) for v in column], "S")
+            columns[key.upper()] = _texts(column)
         else:
             columns[key.upper()] = np.array(column)
-    return fits.BinTableHDU(Table(columns), name="STARS")
+    table = Table(columns)
+    for key in keys:
+        unit = "mag" if key.startswith("d_") else _STAR_UNIT.get(key)
+        if unit is not None and table[key.upper()].dtype.kind == "f":
+            table[key.upper()].unit = unit
+    return fits.BinTableHDU(table, name="STARS")
 
 
 def _calibration(calibration: CalibrationVector, components: Mapping[str, Any]) -> Any:
@@ -197,8 +234,10 @@ def _calibration(calibration: CalibrationVector, components: Mapping[str, Any]) 
             )
         table[name.upper()] = values
     hdu = fits.BinTableHDU(table, name="CALIBRATION")
+    unit = _FACTOR_UNIT[str(calibration.meta.get("bunit") or "count")]
     hdu.header["TUNIT1"] = "Angstrom"
-    hdu.header["TUNIT2"] = (f"{FLUX_UNIT} count-1", "flux = counts * FACTOR")
+    hdu.header["TUNIT2"] = (unit, "flux = counts * FACTOR")
+    hdu.header["TUNIT3"] = (u.Unit(unit) ** 2).to_string("fits")
     return hdu
 
 
@@ -219,18 +258,22 @@ def _fill_header(
     header["CREATOR"] = f"pogson {__version__}"
     header["VERNUMPY"] = np.__version__
     header["VERASTRO"] = astropy.__version__
-    for key, value in keywords.items():
+    for key, given in keywords.items():
+        value, comment = given if isinstance(given, tuple) else (given, None)
         if isinstance(value, float | np.floating) and not np.isfinite(value):
             value = None
         try:
-            header[key[:8].upper()] = value
+            header[key[:8].upper()] = (fits_text(value) if isinstance(value, str) else value,
+                                       comment)  # fmt: skip
         except ValueError as error:
             raise PogsonValueError(f"The card {key!r} cannot be written: {error}") from error
     for star in stars:
         words = ", ".join(f"{k}={_short(v)}" for k, v in star.items())
-        header.add_history(f"{'star' if star.get('used', True) else 'rejected star'}: {words}")
+        kind = "star" if star.get("used", True) else "rejected star"
+        for line in textwrap.wrap(fits_text(f"{kind}: {words}"), 72, subsequent_indent="  "):
+            header.add_history(line)
     for line in history:
-        header.add_history(str(line))
+        header.add_history(fits_text(line))
 
 
 def _short(value: Any) -> str:

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pogson.errors import FileFormatError, MissingDataError, PogsonValueError, choices
+from pogson.errors import (
+    FileFormatError,
+    MissingDataError,
+    PogsonValueError,
+    PogsonWarning,
+    choices,
+)
 from pogson.formats.catalogs import read_catalog
 from pogson.formats.star_chunks import read_columns
+from pogson.formats.star_columns import MAS, StarColumns, listed
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -28,136 +36,9 @@ __all__ = ["StarCatalog", "StarColumns", "read_star_catalog", "read_star_table"]
 
 _HDF5 = (".h5", ".hdf5", ".hdf")
 _CSV = (".csv", ".csv.gz", ".tsv")
-ERROR_NAMES = ("{}_Err", "{}_err", "{}_ERR", "{}_error", "{}Err", "{}err", "e_{}", "err_{}",
-               "sigma_{}", "{}_sigma")  # fmt: skip
-"""How columns of errors are named, after the column of the value."""
-_PARALLAX = (("parallax", "parallax_error"), ("parallax", "parallax_err"),
-             ("Parallax", "Parallax_Err"), ("plx", "e_plx"), ("Plx", "e_Plx"))  # fmt: skip
-_POSITION = (("l", "b", "galactic"), ("glon", "glat", "galactic"), ("GLON", "GLAT", "galactic"),
-             ("ra", "dec", "icrs"), ("RA", "DEC", "icrs"),
-             ("RA_ICRS", "DE_ICRS", "icrs"))  # fmt: skip
-_IDS = ("source_id", "Gaia_DR2_ID", "gaia_id", "obj_id", "id", "ID", "Source")
-_MAS = {"mas": 1.0, "arcsec": 1000.0}
+LARGE_FILE = 500_000_000
+"""Bytes of a file that is read whole beyond which its reader warns."""
 _LARGEST_PARALLAX_ERROR = 1000.0  # mas; larger ones are a way to say that there is none
-
-
-@dataclass(frozen=True)
-class StarColumns:
-    """Which columns of a table hold what.
-
-    A name such as ``mag[3]`` is the fourth element of a column of vectors.
-
-    Parameters
-    ----------
-    bands : mapping of str to (str, str)
-        Band of the grid -> (column of the value, column of its error).
-    kind : {'magnitude', 'flux'}
-        What the columns hold.
-    unit : {'maggie', 'nJy'}
-        Unit of fluxes that carry none.
-    parallax : (str, str), optional
-        Columns of the parallax and its error.
-    parallax_unit : {'mas', 'arcsec'}
-        Their unit where the columns carry none.
-    parallax_zero_point : float
-        In mas; subtracted from every parallax (Gaia DR2: about -0.05, see Zinn et al. 2019, ApJ
-        878, 136).
-    parallax_floor : float
-        In mas; added in quadrature to every error of a parallax.
-    position : (str, str), optional
-        Columns of longitude and latitude, degrees.
-    frame : {'galactic', 'icrs'}
-        Their frame.
-    id : str, optional
-        Column of identifiers.
-
-    Raises
-    ------
-    PogsonValueError
-        If a word is not one of those allowed.
-
-    Examples
-    --------
-    >>> StarColumns({"PS_g": ("mag[0]", "err[0]")}).kind
-    'magnitude'
-    """
-
-    bands: Mapping[str, tuple[str, str]]
-    kind: str = "magnitude"
-    unit: str = "maggie"
-    parallax: tuple[str, str] | None = None
-    parallax_unit: str = "mas"
-    parallax_zero_point: float = 0.0
-    parallax_floor: float = 0.0
-    position: tuple[str, str] | None = None
-    frame: str = "galactic"
-    id: str | None = None
-
-    def __post_init__(self) -> None:
-        allowed: dict[str, tuple[str, ...]] = {
-            "kind": ("magnitude", "flux"), "unit": ("maggie", "nJy"),
-            "parallax_unit": tuple(_MAS), "frame": ("galactic", "icrs"),
-        }  # fmt: skip
-        for name, words in allowed.items():
-            if getattr(self, name) not in words:
-                raise PogsonValueError(
-                    f"{name} is {getattr(self, name)!r}; allowed: {choices(words)}."
-                )
-        if not self.bands:
-            raise PogsonValueError("Name at least one band and its two columns.")
-        if not self.parallax_floor >= 0.0:
-            raise PogsonValueError(f"parallax_floor is {self.parallax_floor}; 0 or more, in mas.")
-
-    @classmethod
-    def guess(cls, table: Table, available: Sequence[str], **given: Any) -> StarColumns:
-        """Return columns for those bands of which a table has both value and error.
-
-        Parameters
-        ----------
-        table : astropy.table.Table
-            The table.
-        available : sequence of str
-            Bands of the grid: a column of that name is looked for, and one of its error
-            (``PS_g_Err``, ``e_PS_g`` ...).
-        **given
-            Any parameter of the class, in place of a guess; ``parallax=None`` for none.
-
-        Raises
-        ------
-        MissingDataError
-            If the table has none of the bands.
-
-        Examples
-        --------
-        >>> from astropy.table import Table
-        >>> table = Table({"PS_g": [15.0], "PS_g_Err": [0.1], "l": [10.0], "b": [45.0]})
-        >>> StarColumns.guess(table, ["PS_g", "PS_r"])
-        StarColumns(bands={'PS_g': ('PS_g', 'PS_g_Err')}, ..., position=('l', 'b'), ...)
-        """
-        names = list(table.colnames)
-        if "bands" not in given:
-            found = {}
-            for band in available:
-                error = next((e.format(band) for e in ERROR_NAMES if e.format(band) in names), "")
-                if band in names and error:
-                    found[band] = (band, error)
-            if not found:
-                raise MissingDataError(
-                    f"The catalogue has no pair of columns like {available[0]!r} and "
-                    f"{available[0] + '_Err'!r} for any band of the grid ({', '.join(available)}). "
-                    f"Say which columns they are: [catalog.bands] {available[0]} = "
-                    f'["value", "error"]. It has: {_listed(names)}.'
-                )
-            given["bands"] = found
-        if "parallax" not in given:
-            given["parallax"] = next((p for p in _PARALLAX if set(p) <= set(names)), None)
-        if "position" not in given:
-            place = next((p for p in _POSITION if set(p[:2]) <= set(names)), None)
-            if place is not None:
-                given |= {"position": place[:2], "frame": place[2]}
-        if "id" not in given:
-            given["id"] = next((n for n in _IDS if n in names), None)
-        return cls(**given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,6 +185,11 @@ def read_star_catalog(
     PogsonValueError
         If magnitudes look like fluxes or the reverse, or no star has any photometry.
 
+    Notes
+    -----
+    FITS, Parquet and HDF5 are read in row ranges and only the columns that matter. Text, VOTable
+    and compressed files are read whole, with a warning beyond 500 MB.
+
     Examples
     --------
     >>> import tempfile, pathlib
@@ -341,7 +227,7 @@ def _needed(
     def wanted(first: Table) -> list[str]:
         chosen = StarColumns.guess(first, list(available), **columns)
         names = [n for pair in chosen.bands.values() for n in pair]
-        for pair in (chosen.parallax, chosen.position):
+        for pair in (chosen.parallax, chosen.position, chosen.extinction):
             names += [] if pair is None else pair
         names += [*select, *([] if chosen.id is None else [chosen.id])]
         whole = [re.sub(r"\[\d+\]$", "", n) for n in names]
@@ -352,9 +238,23 @@ def _needed(
 
     stars = read_columns(path, wanted, table=table, rows=rows)
     if stars is None:
+        _say_large(Path(path))
         stars = read_star_table(path, table=table)
         return stars if rows is None else stars[rows]
     return stars
+
+
+def _say_large(path: Path) -> None:
+    """Warn of a large file of a kind that is only read whole."""
+    size = path.stat().st_size if path.is_file() else 0
+    if size > LARGE_FILE:
+        warnings.warn(
+            f"{path} ({size / 1e9:.2g} GB) is read whole, as all text, VOTable and compressed "
+            "files: that takes several times its size in memory. As FITS, Parquet or HDF5 it "
+            "would be read in row ranges.",
+            PogsonWarning,
+            stacklevel=3,
+        )
 
 
 def _selected(table: Table, select: Mapping[str, tuple[float, float]]) -> tuple[Table, list[str]]:
@@ -399,6 +299,10 @@ def _photometry(
         photometry = StarPhotometry.from_magnitudes(value, error, **common)
     else:
         photometry = StarPhotometry.from_fluxes(value, error, unit=columns.unit, **common)
+        if any(getattr(_column(table, n), "unit", None) for p in pairs for n in p):
+            photometry = replace(photometry, ab=True)  # a physical unit
+    if columns.extinction is not None:
+        photometry = _with_extinctions(photometry, table, columns, notes)
     if not photometry.observed.any():
         raise PogsonValueError(
             f"No star of {source} has a usable measurement in {', '.join(names)}: all are missing "
@@ -424,7 +328,7 @@ def _column(table: Table, name: str) -> Any:
             return column[:, k]
         raise PogsonValueError(f"The column {match[1]!r} has shape {column.shape}; no element {k}.")
     raise MissingDataError(
-        f"The catalogue has no column {name!r}; it has {_listed(table.colnames)}."
+        f"The catalogue has no column {name!r}; it has {listed(table.colnames)}."
     )
 
 
@@ -451,7 +355,7 @@ def _parallaxes(table: Table, columns: StarColumns, notes: list[str]) -> dict[st
     out = []
     for name in columns.parallax:
         own = getattr(_column(table, name), "unit", None)
-        factor = _MAS[columns.parallax_unit] if own is None else float(own.to("mas"))
+        factor = MAS[columns.parallax_unit] if own is None else float(own.to("mas"))
         out.append(_values(table, name, "") * factor)
     value, error = out
     with np.errstate(invalid="ignore"):
@@ -491,6 +395,32 @@ def _places(table: Table, columns: StarColumns) -> dict[str, Any]:
     good = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= 90.0)
     sky = SkyCoord(np.where(good, lon, 0.0) * u.deg, np.where(good, lat, 0.0) * u.deg).galactic
     return {"l": np.where(good, sky.l.deg, np.nan), "b": np.where(good, sky.b.deg, np.nan)}
+
+
+def _with_extinctions(
+    photometry: StarPhotometry, table: Table, columns: StarColumns, notes: list[str]
+) -> StarPhotometry:
+    """Add what the catalogue says of each star's extinction, as A_V."""
+    assert columns.extinction is not None
+    name, scale = columns.extinction[0], columns.extinction_scale
+    mean = _values(table, name, "")
+    sd = np.zeros(len(table))
+    if len(columns.extinction) == 2:
+        sd = _values(table, columns.extinction[1], "")
+    with np.errstate(invalid="ignore"):
+        none = (mean <= -90.0) | (sd < 0.0)
+    sd = np.where(none, np.nan, np.hypot(sd * scale, columns.extinction_floor))
+    out = photometry.with_extinctions(np.where(none, np.nan, mean * scale), sd)
+    known = int(np.isfinite(out.av_mean).sum())
+    if known == 0:
+        raise PogsonValueError(
+            f"No star has an extinction in {' and '.join(columns.extinction)}: all are missing."
+        )
+    if known < len(out):
+        notes.append(
+            f"{len(out) - known} stars have no extinction in {name!r}: they get the prior of all."
+        )
+    return out
 
 
 def _identifiers(table: Table, columns: StarColumns, notes: list[str]) -> np.ndarray:
@@ -540,8 +470,3 @@ def _codes(value: np.ndarray, error: np.ndarray, kind: str) -> dict[str, int]:
         count("error infinite or NaN", ~np.isfinite(error))
         count("error zero or negative", error <= 0.0)
     return out
-
-
-def _listed(names: Sequence[str], most: int = 30) -> str:
-    some = ", ".join(names[:most])
-    return some if len(names) <= most else f"{some} and {len(names) - most} more"

@@ -126,7 +126,7 @@ def _fits(
         if table is None and ("POGSON" in hdus or not kinds):
             yield None
             return
-        hdu = hdus[kinds[0] if table is None else hdus.index_of(table)]
+        hdu = hdus[kinds[0] if table is None else _extension(file, hdus, table)]
         if type(hdu).__name__ != "BinTableHDU":
             yield None
             return
@@ -135,6 +135,18 @@ def _fits(
         for i in range(first, last, step):
             part = fits.BinTableHDU(hdu.data[i : min(i + step, last)], header=hdu.header)
             yield Table.read(part, mask_invalid=False)
+
+
+def _extension(file: Path, hdus: Any, table: str | int) -> int:
+    """Return the number of an extension, or say which there are."""
+    try:
+        k = int(hdus.index_of(table))
+    except KeyError:
+        k = len(hdus)
+    if 0 < k < len(hdus):
+        return k
+    there = ", ".join(f"{i} {h.name!r}" if h.name else str(i) for i, h in enumerate(hdus) if i)
+    raise FileFormatError(f"{file} has no table {table!r}; its extensions are: {there or 'none'}.")
 
 
 def _parquet(file: Path, rows: slice | None, chunk_bytes: int) -> Iterator[Table | None]:
@@ -160,10 +172,21 @@ def _parquet(file: Path, rows: slice | None, chunk_bytes: int) -> Iterator[Table
             if high <= low:
                 continue
             part = pa.Table.from_batches([batch.slice(low, high - low)])
-            yield Table(
+            yield _masked(Table(
                 {k: column_from_arrow(part.column(k), part.schema.field(k))
                  for k in part.column_names}
-            )  # fmt: skip
+            ))  # fmt: skip
+
+
+def _masked(table: Table) -> Table:
+    """Apply masks that are columns of their own, as astropy writes them: name and name.mask."""
+    from astropy.table import MaskedColumn
+
+    for name in table.colnames:
+        flags = f"{name}.mask"
+        if flags in table.colnames and table[flags].dtype.kind == "b":
+            table[name] = MaskedColumn(table[name], mask=table[flags])
+    return table
 
 
 def _hdf5(file: Path, table: str, rows: slice | None, chunk_bytes: int) -> Iterator[Table | None]:

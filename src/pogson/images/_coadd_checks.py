@@ -104,7 +104,8 @@ def _flat_for(exposure: Exposure, flattening: Any, assumed: str | None) -> tuple
     if sed is None:
         return None, (
             "it is not known for which spectrum it is flat; say so: "
-            "exposure.with_(flattening_sed='...') or flattening_sed= for all"
+            "exposure.with_(flattening_sed='...'), or for all of them flattening_sed= "
+            "(--flattening-sed NAME)"
         )
     return sed, ""
 

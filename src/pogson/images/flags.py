@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import IntFlag
 from typing import Any
 
-import numpy as np
+from pogson import flags
 
 __all__ = ["FLAG_DOCS", "SourceFlag", "count_flags", "describe_flags"]
 
@@ -70,11 +70,10 @@ def describe_flags(value: int) -> str:
     >>> describe_flags(5)
     'EDGE, SATURATED'
     """
-    names = [f.name or "" for f in SourceFlag if int(value) & f]
-    return ", ".join(names) or "none"
+    return flags.describe_flags(SourceFlag, value)
 
 
-def count_flags(flags: Any) -> dict[str, int]:
+def count_flags(values: Any) -> dict[str, int]:
     """Return how many sources carry each flag, flags that nobody carries left out.
 
     Examples
@@ -82,6 +81,4 @@ def count_flags(flags: Any) -> dict[str, int]:
     >>> count_flags([0, 1, 5])
     {'EDGE': 2, 'SATURATED': 1}
     """
-    values = np.asarray(flags, np.int64)
-    counts = {f.name or "": int(((values & int(f)) != 0).sum()) for f in SourceFlag}
-    return {name: n for name, n in counts.items() if n}
+    return flags.count_flags(SourceFlag, values)

@@ -114,7 +114,8 @@ def _column_reference(column: Any, name: str, reference: FluxReference | None) -
     if stated is None and reference is None:
         raise ReferenceMismatchError(
             f"The column {name!r} holds bare numbers: nothing says whether they are total fluxes "
-            "or fluxes in an aperture. Say it in one of two ways: in the column, "
+            "or fluxes in an aperture. Say it on the command line with --reference total, or "
+            "--reference 'aperture 12 px'; in Python in the column, "
             f"table[{name!r}].info.meta = {{'reference': FluxReference.total().to_dict()}}; or in "
             "the call, InjectionCatalog.from_table(table, reference=FluxReference.aperture(12))."
         )
@@ -134,7 +135,7 @@ def read_positions(given: Table, out: Table) -> None:
         raise MissingDataError(
             "The catalogue has no positions: give columns ra, dec in degrees, or x, y in pixels "
             f"(0-based). It has {choices(given.colnames)}; column names of other injectors are "
-            "read with schema='lsst' or schema='legacy-radians'."
+            "read with schema='lsst' or schema='legacy-radians' (--schema)."
         )
     for name, unit in (("x", "pixel"), ("y", "pixel"), ("ra", "deg"), ("dec", "deg")):
         if name in names:

@@ -217,7 +217,7 @@ def _check(exposure: Exposure, again: bool, threads: int | None) -> None:
         raise PogsonValueError(
             f"{exposure._name().capitalize()} holds injected sources already (metadata "
             "'INJECTED' or the mask bit INJECTED), and more on top would not be told apart. "
-            "Inject into the original, or pass again=True."
+            "Inject into the original, or pass again=True (--again)."
         )
     if threads is not None and (int(threads) != threads or threads < 1):
         raise PogsonValueError(f"threads={threads!r} must be a whole number of at least 1.")

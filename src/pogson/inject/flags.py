@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import IntFlag
 from typing import Any
 
-import numpy as np
+from pogson import flags
 
 __all__ = [
     "INJECTION_FLAG_DOCS",
@@ -104,11 +104,10 @@ def describe_injection_flags(value: int) -> str:
     >>> describe_injection_flags(3)
     'BAD_FLUX, BAD_POSITION'
     """
-    names = [f.name or "" for f in InjectionFlag if int(value) & f]
-    return ", ".join(names) or "none"
+    return flags.describe_flags(InjectionFlag, value)
 
 
-def count_injection_flags(flags: Any) -> dict[str, int]:
+def count_injection_flags(values: Any) -> dict[str, int]:
     """Return how many rows carry each flag, flags that no row carries left out.
 
     Examples
@@ -116,6 +115,4 @@ def count_injection_flags(flags: Any) -> dict[str, int]:
     >>> count_injection_flags([0, 1, 8193])
     {'BAD_FLUX': 2, 'CLIPPED': 1}
     """
-    values = np.asarray(flags, np.int64)
-    counts = {f.name or "": int(((values & int(f)) != 0).sum()) for f in InjectionFlag}
-    return {name: n for name, n in counts.items() if n}
+    return flags.count_flags(InjectionFlag, values)

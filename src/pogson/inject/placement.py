@@ -209,7 +209,7 @@ def _random(
     if len(xs) < n:
         raise MaskedDataError(
             f"Only {len(xs)} of {n} sources found a place after {start} tries; ask for fewer, or "
-            "make min_separation, margin or avoid_radius smaller."
+            "make min_separation (--separation), margin or avoid_radius smaller."
         )
     return np.array(numbers), np.array(xs), np.array(ys)
 
@@ -375,8 +375,8 @@ def uniform_magnitudes(
     >>> out["mag_r"].info.meta["reference"]
     {'kind': 'total'}
     """
-    low, high = float(min(faint, bright)), float(max(faint, bright))
-    if not (np.isfinite(low) and np.isfinite(high) and low >= 0):
+    low, high = sorted((float(faint), float(bright)))
+    if not (np.isfinite([faint, bright]).all() and low >= 0):
         raise PogsonValueError(f"Magnitudes from {bright!r} to {faint!r} are no range.")
     if band and not re.fullmatch(r"\w+", band):
         raise PogsonValueError(f"band={band!r} must be letters, digits and underscores.")

@@ -81,7 +81,8 @@ def local_calibration(exposure: Exposure, *, x: Any, y: Any) -> np.ndarray:
         if not exposure.unit.is_equivalent(u.nJy):
             raise MissingDataError(
                 f"The exposure is in '{exposure.unit}' and has no photo_calib, so a flux in nJy "
-                "has no meaning on it; give it one with exposure.with_(photo_calib=...)."
+                "has no meaning on it; give it one with exposure.with_(photo_calib=...), on the "
+                "command line with --zero-point MAG."
             )
         return np.full(xs.shape, float(exposure.unit.to(u.nJy)))
     try:
@@ -275,8 +276,9 @@ def _check_psf(plan: InjectionPlan) -> None:
         needed = plan.drawable & ~np.isin(types, ("stamp",))
         if needed.any():
             raise MissingDataError(
-                f"{int(needed.sum())} sources need a PSF and the exposure has none; give it one "
-                "with exposure.with_(psf=...), or pass injection_psf=."
+                f"The exposure has no PSF to draw {int(needed.sum())} of the sources with; give it "
+                "one with exposure.with_(psf=...), or pass injection_psf= (on the command line "
+                "--image-psf FILE, or --psf FILE)."
             )
         return
     stated = plan.reference.normalization

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pogson._version import __version__
 from pogson.report import fluxcal_plots
 from pogson.report.fluxcal_data import FluxCalReportData
 from pogson.report.html_parts import (
@@ -14,6 +13,7 @@ from pogson.report.html_parts import (
     Table,
     figure_section,
     number_cell,
+    render_page,
     text_cell,
 )
 
@@ -146,8 +146,6 @@ def render_fluxcal_html(data: FluxCalReportData, *, made: str = "") -> str:
     >>> "My &lt;frame&gt;" in html, "http" in html
     (True, False)
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     plots = fluxcal_plots
     sections = [
         Section("summary", "In words", words=data.headlines, facts=dict(data.facts)),
@@ -167,16 +165,7 @@ def render_fluxcal_html(data: FluxCalReportData, *, made: str = "") -> str:
                        _STAR_CAPTION, "No star could be matched."),
         _left_out(data),
     ]  # fmt: skip
-    if data.config_text:
-        sections.append(Section("configuration", "Configuration", pre=data.config_text))
-    environment = Environment(
-        loader=PackageLoader("pogson.report", "."),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        data=data, sections=sections, tiles=_tiles(data), version=__version__, made=made
-    )
+    return render_page(data, sections, _tiles(data), config_text=data.config_text, made=made)
 
 
 def write_fluxcal_report(data: FluxCalReportData, path: str | Path, *, made: str = "") -> Path:

@@ -235,6 +235,8 @@ def plot_star_residuals(data: FluxCalReportData) -> Figure | None:
         offset = -i * step
         ax.axhline(offset, color="#c9d0d7", lw=0.8)
         color = _color(i) if star.used else "#b3261e"
+        if not np.isfinite(row).any():
+            row = _own_shape(star, data)
         # a rejected star may be far away; it stays within its lane
         shown = np.clip(row, -0.55 * step, 0.55 * step) if np.isfinite(row).any() else row
         ax.plot(lam, offset + shown, "o-", color=color, ms=3, lw=1.0)
@@ -251,6 +253,19 @@ def plot_star_residuals(data: FluxCalReportData) -> Figure | None:
     tidy(ax)
     _shade(ax, data)
     return figure
+
+
+def _own_shape(star: StandardRecord, data: FluxCalReportData) -> np.ndarray:
+    """Throughput of a star that was not used over the response, its level taken out, percent."""
+    lam, ratio = star.arrays["wavelength"], star.arrays["ratio"]
+    bins = np.asarray(data.response["bins"])
+    edges = np.concatenate([[-np.inf], 0.5 * (bins[1:] + bins[:-1]), [np.inf]])
+    good = np.isfinite(ratio) & ~_inside(lam, data)
+    place = np.digitize(np.log(lam[good]), edges) - 1
+    count = np.bincount(place, minlength=bins.size)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.bincount(place, ratio[good], bins.size) / count
+        return np.asarray(100 * np.log(mean / np.median(ratio[good]))) if good.any() else mean
 
 
 def _used_rows(rows: np.ndarray, stars: Sequence[StandardRecord]) -> np.ndarray:
@@ -322,10 +337,12 @@ def plot_telluric(data: FluxCalReportData) -> Figure | None:
         ax.set_xlim(a, b)
         ax.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
         ax.set_title(f"{a:.0f}–{b:.0f} Å", fontsize=10, loc="left")
+        if not np.isfinite(value[pick]).any():
+            ax.text(0.5, 0.5, "no star tells it", transform=ax.transAxes, ha="center", color=_INK)
         tidy(ax)
     for ax in axes.ravel()[len(regions) :]:
         ax.set_visible(False)
-    shown = value[np.isfinite(value)]
+    shown = value[np.isfinite(value)] if np.isfinite(value).any() else np.ones(1)
     axes[0, 0].set_ylim(min(0.0, float(shown.min())), max(1.1, float(np.percentile(shown, 99.5))))
     for row in axes:
         row[0].set_ylabel("transmission")

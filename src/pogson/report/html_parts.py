@@ -5,11 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Cell", "Column", "Section", "Table", "figure_section", "number_cell", "text_cell"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Section",
+    "Table",
+    "figure_section",
+    "number_cell",
+    "render_page",
+    "text_cell",
+]
 
 _DPI = 144  # twice the size at which the page shows a figure: sharp on dense screens
 
@@ -82,3 +91,41 @@ def figure_section(
         return Section(anchor, title, absent)
     image, width = _png(figure)
     return Section(anchor, title, caption, image=image, width=width)
+
+
+def render_page(
+    data: Any,
+    sections: Sequence[Section],
+    tiles: Sequence[Mapping[str, str]],
+    *,
+    config_text: str = "",
+    made: str = "",
+) -> str:
+    """Return a page as one text that needs no network.
+
+    Parameters
+    ----------
+    data : object
+        With the attribute ``title``, and what else the template shows of it.
+    sections : sequence of Section
+        In order; the configuration, where there is one, comes last.
+    tiles : sequence of mapping
+        Numbers at the top.
+    config_text : str, optional
+        The configuration as text.
+    made : str, optional
+        When it was made.
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    from pogson._version import __version__
+
+    last = [Section("configuration", "Configuration", pre=config_text)] if config_text else []
+    environment = Environment(
+        loader=PackageLoader("pogson.report", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        trim_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        data=data, sections=[*sections, *last], tiles=tiles, version=__version__, made=made
+    )

@@ -335,7 +335,8 @@ def plot_maps(maps: tuple[PixelMap, ...], label: str, *, most: int = 12) -> Any:
         ax.set_title(item.key, fontsize=8)
         ax.tick_params(labelsize=8)
         ax.locator_params(nbins=4)
-        ax.set_xlabel("x [pixel]", fontsize=8)
+        if number + columns >= len(shown):  # nothing below it
+            ax.set_xlabel("x [pixel]", fontsize=8)
         if number % columns == 0:
             ax.set_ylabel("y [pixel]", fontsize=8)
         elif all(m.extent == shown[0].extent for m in shown):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pogson._version import __version__
 from pogson.report import plots
 from pogson.report.audit_sections import audit_sections, audit_tile
 from pogson.report.coadd_page import coadd_sections
@@ -20,6 +19,7 @@ from pogson.report.html_parts import (
     Table,
     figure_section,
     number_cell,
+    render_page,
     text_cell,
 )
 from pogson.report.solve_page import solve_sections
@@ -240,8 +240,6 @@ def render_html(data: ReportData, *, made: str = "") -> str:
     >>> "My &lt;survey&gt;" in html, "http" in html
     (True, False)
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     sections = [Section("summary", "In words", words=data.headlines, facts=dict(data.facts))]
     sections += _truth_sections(data)
     sections += audit_sections(data)
@@ -251,16 +249,7 @@ def render_html(data: ReportData, *, made: str = "") -> str:
     table = Section("exposures", "Exposures", tables=[_exposure_table(data.exposures)],
                      caption="Click a column's head to sort.")  # fmt: skip
     sections += [*plotted[:2], table, *plotted[2:], _rejection_section(data)]
-    if data.config_text:
-        sections.append(Section("configuration", "Configuration", pre=data.config_text))
-    environment = Environment(
-        loader=PackageLoader("pogson.report", "."),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        data=data, sections=sections, tiles=_tiles(data), version=__version__, made=made
-    )
+    return render_page(data, sections, _tiles(data), config_text=data.config_text, made=made)
 
 
 def write_report(data: ReportData, path: str | Path, *, made: str = "") -> Path:

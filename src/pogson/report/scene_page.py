@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pogson._version import __version__
 from pogson.report import scene_plots
 from pogson.report.html_parts import (
     Cell,
@@ -17,6 +16,7 @@ from pogson.report.html_parts import (
     Table,
     figure_section,
     number_cell,
+    render_page,
     text_cell,
 )
 from pogson.report.scene_data import SceneReportData, SceneTargetRecord
@@ -279,8 +279,6 @@ def render_scene_html(data: SceneReportData, *, made: str = "") -> str:
     >>> "My &lt;targets&gt;" in html, "http" in html
     (True, False)
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     sections = [
         Section("summary", "In words", words=data.headlines, facts=dict(data.facts)),
         Section("fluxes", "Fluxes", tables=[_flux_table(data)], caption=_FLUX_CAPTION),
@@ -304,16 +302,7 @@ def render_scene_html(data: SceneReportData, *, made: str = "") -> str:
         ),
         _dropped_section(data),
     ]  # fmt: skip
-    if data.config_text:
-        sections.append(Section("configuration", "Configuration", pre=data.config_text))
-    environment = Environment(
-        loader=PackageLoader("pogson.report", "."),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        data=data, sections=sections, tiles=_tiles(data), version=__version__, made=made
-    )
+    return render_page(data, sections, _tiles(data), config_text=data.config_text, made=made)
 
 
 _FLUX_CAPTION = (

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pogson._version import __version__
 from pogson.report import solve_plots as plots
 from pogson.report import survey_plots
 from pogson.report.html_parts import (
@@ -16,6 +15,7 @@ from pogson.report.html_parts import (
     Table,
     figure_section,
     number_cell,
+    render_page,
     text_cell,
 )
 from pogson.report.solve_data import SolveReport
@@ -207,19 +207,8 @@ def render_solve_html(data: SolveReport, *, config_text: str = "") -> str:
     >>> "The global solution" in render_solve_html(SolveReport("my survey"))
     True
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     sections = [Section("summary", "In words", words=data.words), *solve_sections(data)]
-    if config_text:
-        sections.append(Section("configuration", "Configuration", pre=config_text))
-    environment = Environment(
-        loader=PackageLoader("pogson.report", "."),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        data=data, sections=sections, tiles=_tiles(data), version=__version__, made=""
-    )
+    return render_page(data, sections, _tiles(data), config_text=config_text)
 
 
 def _tiles(data: SolveReport) -> list[dict[str, str]]:

@@ -101,6 +101,8 @@ class StarRecord:
         Magnitudes of the draws.
     note : str
         chi2 and flags in words.
+    systems : str
+        Magnitude systems of the bands, such as ``"AB, Vega"``.
 
     Examples
     --------
@@ -116,6 +118,7 @@ class StarRecord:
     magnitude_errors: np.ndarray
     model: np.ndarray
     note: str = ""
+    systems: str = ""
 
 
 @dataclass(frozen=True, eq=False)

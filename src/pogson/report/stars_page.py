@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pogson._version import __version__
 from pogson.report import stars_plots as plots
 from pogson.report import stars_single_plots as single_plots
 from pogson.report.html_parts import (
@@ -16,6 +15,7 @@ from pogson.report.html_parts import (
     Table,
     figure_section,
     number_cell,
+    render_page,
     text_cell,
 )
 from pogson.report.stars_data import OffsetsRecord, StarsReportData
@@ -299,8 +299,6 @@ def render_stars_html(data: StarsReportData, *, made: str = "") -> str:
     >>> "My &lt;stars&gt;" in html, "http" in html
     (True, False)
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     sections = [Section("summary", "In words", words=data.headlines, facts=dict(data.facts))]
     sections += _offsets_sections(data)
     sections.append(_dust_section(data))
@@ -308,16 +306,7 @@ def render_stars_html(data: StarsReportData, *, made: str = "") -> str:
     sections.append(_sky_section(data))
     sections += _star_sections(data)
     sections += [_flag_section(data), _star_table(data)]
-    if data.config_text:
-        sections.append(Section("configuration", "Configuration", pre=data.config_text))
-    environment = Environment(
-        loader=PackageLoader("pogson.report", "."),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        data=data, sections=sections, tiles=_tiles(data), version=__version__, made=made
-    )
+    return render_page(data, sections, _tiles(data), config_text=data.config_text, made=made)
 
 
 def write_stars_report(data: StarsReportData, path: str | Path, *, made: str = "") -> Path:

@@ -145,7 +145,7 @@ def plot_sed(star: StarRecord) -> Figure | None:
         tidy(ax)
     top.invert_yaxis()
     bottom.invert_yaxis()
-    top.set_ylabel("magnitude")
+    top.set_ylabel(f"magnitude ({star.systems})" if star.systems else "magnitude")
     bottom.set_ylabel("obs. − model\n[mmag]", fontsize=9)
     if known:
         top.set_xscale("log")

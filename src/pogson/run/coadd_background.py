@@ -83,7 +83,8 @@ def focal_plane_fit(
     ]
     reduced = fit.chi2 / fit.dof if fit.dof > 0 else float("nan")
     words = (
-        f"{len(named)} detectors, order {order}: chi2 {reduced:.2f} per degree of freedom; "
+        f"{len(named)} detector{'s' * (len(named) != 1)}, order {order}: "
+        f"chi2 {reduced:.2f} per degree of freedom; "
         f"pedestals within {max(map(abs, fit.pedestals.values())):.4g} {named[0].unit}"
     )
     return attached, words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -55,6 +56,12 @@ class CoaddConfig(BaseModel):
     def _plane_is_whole(self) -> CoaddConfig:
         if (self.center is None) != (self.size is None):
             raise ValueError("center = [ra, dec] and size = [arcmin, arcmin] go together")
+        if self.center is not None and not (
+            math.isfinite(self.center[0]) and -90.0 <= self.center[1] <= 90.0
+        ):
+            raise ValueError(
+                f"center = {self.center} must be [ra, dec] in degrees, dec from -90 to 90"
+            )
         if self.overlap > self.tile_size:
             raise ValueError(f"overlap = {self.overlap} must be at most tile_size")
         return self

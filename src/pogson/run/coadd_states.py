@@ -22,6 +22,9 @@ __all__ = [
     "with_sky",
 ]
 
+_MOST_PIXELS = 2**31
+_MOST_TILES = 1_000_000
+
 
 def open_image(
     path: str | os.PathLike[str],
@@ -144,14 +147,17 @@ def state_words(exposure: Exposure) -> str:
     >>> import numpy as np
     >>> from pogson.images import Exposure
     >>> state_words(Exposure(np.ones((2, 2)), unit="adu", measure="fluence"))
-    'fluence in adu, flat for an unknown spectrum, background not subtracted'
+    'fluence in adu, flat for an unknown spectrum, no background attached'
     """
     sed = exposure.flattening_sed
     flat = "an unknown spectrum" if sed is None else repr(sed)
-    sky = "subtracted" if exposure.background_subtracted else "not subtracted"
+    if exposure.background is None:
+        sky = "no background attached"
+    else:
+        sky = f"background {'' if exposure.background_subtracted else 'not '}subtracted"
     measure = exposure.measure.value.replace("_", " ")
     unit = exposure.unit.to_string() or "no unit"
-    return f"{measure} in {unit}, flat for {flat}, background {sky}"
+    return f"{measure} in {unit}, flat for {flat}, {sky}"
 
 
 def with_sky(exposure: Exposure, path: object) -> Exposure:
@@ -189,13 +195,33 @@ def output_grid(
     Raises
     ------
     PogsonValueError
-        If the options exclude each other.
+        If the options exclude each other, or ask for more pixels than can be made.
     """
+    grid = _asked_grid(images, like, center, size, scale, (tile_size, min(overlap, tile_size)))
+    nx, ny = grid.box.nx, grid.box.ny
+    tile = min(nx, tile_size) * min(ny, tile_size)
+    if tile > _MOST_PIXELS or grid.n_columns * grid.n_rows > _MOST_TILES:
+        raise PogsonValueError(
+            f"The output would have {nx} x {ny} pixels, in {grid.n_columns} x {grid.n_rows} tiles: "
+            f"more than can be made (a tile of {_MOST_PIXELS} pixels, {_MOST_TILES} tiles). Make "
+            f"the pixels larger (scale, in arcsec) or the size (in arcmin) smaller."
+        )
+    return grid
+
+
+def _asked_grid(
+    images: Sequence[tuple[Any, Any]],
+    like: str | os.PathLike[str] | None,
+    center: Sequence[float] | None,
+    size: Sequence[float] | None,
+    scale: float | None,
+    tiles: tuple[int, int],
+) -> CoaddGrid:
     from pogson.fields import Box
     from pogson.images import CoaddGrid
     from pogson.sky import FitsSkyMap
 
-    overlap = min(overlap, tile_size)
+    tile_size, overlap = tiles
     if like is not None:
         if center is not None or scale is not None or size is not None:
             raise PogsonValueError("Give a file to be like, or center, size and scale: not both.")

@@ -98,10 +98,16 @@ def coadd_file(
     MissingDataError
         If it is not such a file, has no sky mapping, or no variance for its weight.
     """
+    from pogson.formats import sniff_instrument
     from pogson.formats.native import read_native, read_native_description
     from pogson.images import CoaddGrid, CoaddSource, with_weights
     from pogson.sky import skymap_from_dict
 
+    if sniff_instrument(path) != "native":
+        raise MissingDataError(
+            f"{path} is not an exposure written by pogson. Added are images in nJy that know their "
+            f"calibration, such as 'pogson run' writes into the folder images of its results."
+        )
     data = read_native_description(path)
     if data["sky"] is None:
         raise MissingDataError(f"{path} has no sky mapping: its place on the coadd is unknown.")

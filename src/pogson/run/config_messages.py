@@ -87,8 +87,22 @@ def _sentence(error: Any, path: tuple[str, ...], model: type[BaseModel]) -> str:
         )
     if error["type"] == "value_error":  # our own sentences
         return f"{where or (f'[{key}] ' if key else '')}{error['ctx']['error']}."
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{where}{key} = {value!r} is not allowed: {message}."
+    return f"{where}{key} = {value!r} is not allowed: {_requirement(error, key)}."
+
+
+def _requirement(error: Any, key: str) -> str:
+    """Say what validation wanted, without words of the validating library."""
+    context = error.get("ctx", {})
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"it must be a table of keys, such as a section [{key}]"
+    if error["type"] in ("too_short", "too_long"):
+        least = error["type"] == "too_short"
+        number = context["min_length" if least else "max_length"]
+        return (
+            f"it must be a list of at {'least' if least else 'most'} {number} "
+            f"value{'s' * (number != 1)}, not {context['actual_length']}"
+        )
+    return str(error["msg"][0].lower() + error["msg"][1:]).replace("input should be", "it must be")
 
 
 def config_error(

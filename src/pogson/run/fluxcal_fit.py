@@ -275,6 +275,12 @@ def _record(
         notes.append(
             "Bands not used: " + " ".join(f"{b}: {why}" for b, why in phot.uncovered.items())
         )
+    if s.contradiction > s.config.rejection.odds:
+        notes.append(
+            f"The two stars contradict each other (chi-square {s.contradiction:.1f} per bin, "
+            f"levels {np.ptp(s.log_grey[s.used]) * 1.0857:.2f} mag apart): one of them is wrong, "
+            f"and with two nobody can say which. Do not use this calibration."
+        )
     return {
         "frame": {
             "fibres": frame.n_fibres, "pixels": frame.n_pixels, "unit": frame.unit,
@@ -454,19 +460,24 @@ def apply_to_frame(job: ApplyJob) -> str:
     vector, components = _frame_vector(frame, calibration)
     solution = calibration.solution
     keywords = {
-        "EXPTIME": frame.exposure_time, "AIRMASS": frame.airmass,
-        "FCALXSTD": calibration.airmass, "FCALTSTD": calibration.exposure_time,
-        "FCALSERR": solution.log_scale_error, "FCALGREY": solution.grey_scatter,
-        "FCALREAC": solution.template_reach,
-    }  # fmt: skip
+        "EXPTIME": (frame.exposure_time, "[s] exposure time of this frame"),
+        "AIRMASS": (frame.airmass, "airmass of this frame"),
+        "FCALXSTD": (calibration.airmass, "airmass of the standards"),
+        "FCALTSTD": (calibration.exposure_time, "[s] exposure time of the standards"),
+        "FCALSERR": (solution.log_scale_error, "error of the scale, fraction"),
+        "FCALGREY": (solution.grey_scatter, "scatter of ln(fibre loss)"),
+        "FCALREAC": (solution.template_reach, "reach of template errors, ln(wavelength)"),
+    }
+    images = {} if frame.lsf_sigma is None else {"LSF_SIGMA": frame.lsf_sigma}
     write_calibrated_spectra(
         job.output, spectra.wavelength, spectra.flux, spectra.ivar, spectra.mask,
         fibre_ids=spectra.fibre_ids, names=spectra.names,
+        places=(frame.meta["ra"], frame.meta["dec"]) if "ra" in frame.meta else None,
         stars=[_fits_star(s, record["bands"]) for s in record["stars"]],
         calibration=vector, components=components, keywords=keywords,
         history=[f"frame {Path(job.frame).name}", f"templates {job.config.templates.path}",
                  f"atmospheric extinction {job.config.model.extinction or 'none'}"],
-        images=_covariance(calibration),
+        images=images | _covariance(calibration),
     )  # fmt: skip
     return f"{int(np.sum(spectra.mask == 0))} good pixels"
 
@@ -483,7 +494,8 @@ def _frame_vector(
     parts = {n: np.sqrt(s.log_variance(lam, [n])) for n in ("noise", "scale", "template")}
     with np.errstate(invalid="ignore"):
         variance = factor**2 * sum(p**2 for p in parts.values())
-    return CalibrationVector(lam, factor, variance), {f"{n}_error": v for n, v in parts.items()}
+    vector = CalibrationVector(lam, factor, variance, meta={"bunit": frame.unit})
+    return vector, {f"{n}_error": v for n, v in parts.items()}
 
 
 def _covariance(calibration: FluxCalibration) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import astropy.units as u
 import numpy as np
 
 from pogson.errors import (
@@ -17,8 +18,8 @@ from pogson.errors import (
     PogsonValueError,
     choices,
 )
-from pogson.formats import read_catalog
-from pogson.formats.spectra_targets import table_labels
+from pogson.formats.spectra_targets import NO_FIBRE, table_labels
+from pogson.run.fluxcal_columns import as_numbers, standards_columns
 from pogson.run.fluxcal_config import FluxCalConfigFile, FrameConfig, StandardsConfig
 from pogson.sed import FilterCurve, load_filter_curve
 from pogson.spectro import FibreSpectra, LineSpread, Photometry, vega_to_ab
@@ -82,6 +83,8 @@ def read_frame(config: FrameConfig, path: Path) -> FibreSpectra:
 
     known = {"exposure_time": config.exposure_time, "airmass": config.airmass}
     if path.suffix.lower() not in (".ecsv", ".csv", ".txt", ".dat") and _is_sdss(path):
+        if config.medium == "air":
+            raise ConfigError(f"frame.medium is 'air', but SDSS spectra ({path}) are in vacuum.")
         frame = _sdss_exposure(path, config.extension)
         frame = replace(frame, **{k: v for k, v in known.items() if v is not None})  # type: ignore[arg-type]
     else:
@@ -141,16 +144,22 @@ def read_standards(config: FluxCalConfigFile, frame: FibreSpectra) -> StandardSt
         row, or no row has a fibre.
     """
     section = config.standards
-    table = _table(config.path(section.table), section.columns)
+    path = config.path(section.table)
+    table, units = standards_columns(path, section.columns)
     labels = table_labels(table)
     n = len(next(iter(table.values())))
-    names = labels.get("names") or tuple(
-        f"fibre {i}" for i in labels.get("fibre_ids", range(1, n + 1))
+    names = tuple(
+        name or f"row {i + 1}"
+        for i, name in enumerate(labels.get("names") or _fibre_names(labels, n))
     )
     bands, notes = _bands(table, section, config)
+    magnitudes = [c for b in bands for c in (b, str(_error_column(table, b)))]
+    magnitudes += [c for pair in _MAP if pair[0] in table and pair[1] in table for c in pair]
+    table |= as_numbers(table, units, magnitudes, u.mag, path)
+    notes += _reddening(table, names, path)
     curves = {b: _curve(b, config) for b in bands}
     systems = _systems(table, bands, section)
-    rows = _chosen_rows(names, section, config.path(section.table))
+    rows = _chosen_rows(names, section, path)
     how, fibres, lost = _find_fibres(labels, rows, names, frame, section)
     stars = []
     for row, fibre in fibres.items():
@@ -172,36 +181,6 @@ def read_standards(config: FluxCalConfigFile, frame: FibreSpectra) -> StandardSt
 
 
 # ---- the table -----------------------------------------------------------------------------------
-
-
-def _table(path: Path, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ConfigError(f"There is no table of standards {str(path)!r} (standards.table).")
-    try:
-        table = read_catalog(path)
-    except PogsonError as error:
-        raise ConfigError(f"standards.table: {error}") from None
-    if len(table) == 0:
-        raise ConfigError(f"The table of standards {path} has no rows: no valid standard star.")
-    out: dict[str, np.ndarray] = {}
-    for name in table.colnames:
-        values = table[name]
-        filled = getattr(values, "filled", None)
-        data = np.asarray(values)
-        if data.dtype.kind == "f" and filled is not None:
-            data = np.asarray(filled(np.nan))
-        out[name] = data
-    if table.meta.get("system", table.meta.get("SYSTEM")) is not None and "system" not in out:
-        word = str(table.meta.get("system", table.meta.get("SYSTEM")))
-        out["system"] = np.array([word] * len(table))
-    for ours, theirs in columns.items():
-        if theirs not in out:
-            raise ConfigError(
-                f"standards.columns: {path} has no column {theirs!r} (for {ours!r}); it has "
-                f"{choices(sorted(table.colnames))}."
-            )
-        out[ours] = out[theirs]
-    return out
 
 
 def _bands(
@@ -232,6 +211,30 @@ def _bands(
             + " ".join(notes)
         )
     return bands, notes
+
+
+def _fibre_names(labels: Mapping[str, Any], n: int) -> list[str]:
+    ids = labels.get("fibre_ids", range(1, n + 1))
+    return ["" if i == NO_FIBRE else f"fibre {i}" for i in ids]
+
+
+def _plausible(e_bv: float) -> bool:
+    """Whether a number can be the E(B-V) of a map, and is no code for "not measured"."""
+    return -0.05 <= e_bv < 9.0
+
+
+def _reddening(table: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> list[str]:
+    """Words about reddenings that cannot be."""
+    for value, error in _MAP:
+        if value in table and error in table:
+            odd = [n for n, x in zip(names, table[value], strict=True)
+                   if np.isfinite(x) and not _plausible(float(x))]  # fmt: skip
+            if odd:
+                return [
+                    f"{path.name}: {value} is negative or 9 and more for {choices(odd[:8])}; taken "
+                    f"as not measured (model.e_bv is used)."
+                ]
+    return []
 
 
 def _is_band(name: str, config: FluxCalConfigFile) -> bool:
@@ -322,7 +325,7 @@ def _photometry(
     for value, error in _MAP:
         if value in table and error in table:
             prior = float(table[value][row]), float(table[error][row])
-            if np.all(np.isfinite(prior)) and prior[1] > 0:
+            if np.all(np.isfinite(prior)) and prior[1] > 0 and _plausible(prior[0]):
                 meta = {"ebv": prior[0], "ebv_error": prior[1]}
     photometry = Photometry(tuple(bands), mags, errors, meta)
     if not photometry.valid_bands():
@@ -402,13 +405,14 @@ def _way(labels: Mapping[str, Any], frame: FibreSpectra, section: StandardsConfi
 def _by_fibre(
     ids: np.ndarray, rows: Sequence[int], names: Sequence[str], frame: FibreSpectra
 ) -> tuple[dict[int, int], dict[str, str]]:
-    known = set(frame.fibre_ids.tolist())
+    known = set(frame.fibre_ids.tolist()) - {NO_FIBRE}
     found = {r: int(ids[r]) for r in rows if int(ids[r]) in known}
     lost = {
-        names[r]: f"fibre {int(ids[r])} is not in the frame"
+        names[r]: "it has no fibre number" if ids[r] == NO_FIBRE
+        else f"fibre {int(ids[r])} is not in the frame"
         for r in rows
-        if int(ids[r]) not in known
-    }
+        if r not in found
+    }  # fmt: skip
     return found, lost
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pogson.errors import ConfigError, PogsonError
+from pogson.errors import ConfigError, PogsonError, choices
 from pogson.parallel import get_executor, map_tasks
 from pogson.run.audit_plan import AuditPlan
 from pogson.run.audit_stage import (
@@ -142,14 +143,16 @@ def describe_plan(config: RunConfig) -> list[str]:
     >>> model = demo_model(size=96).with_(n_visits=1, psf_files="json")
     >>> survey = simulate_survey(model, tempfile.mkdtemp(), rng_seed=1)
     >>> lines = describe_plan(load_config(survey.config))
-    >>> len(lines), lines[0][:31]
-    (5, 'simulated survey: 4 exposures i')
+    >>> len(lines), lines[0][:46]
+    (5, 'simulated survey: 4 detector images of 1 file,')
     """
     tasks = plan_exposures(config)
     _check_given_files(config)
+    files = len({str(task.path) for task in tasks})
+    source = "one solution of all" if config.solves else config.zero_point.source
     lines = [
-        f"{config.survey.name}: {len(tasks)} exposures into {config.output_folder}; zero points "
-        f"from {'one solution of all' if config.solves else config.zero_point.source}"
+        f"{config.survey.name}: {len(tasks)} detector image{'s' * (len(tasks) != 1)} of {files} "
+        f"file{'s' * (files != 1)}, results into {config.output_folder}; zero points from {source}"
         + ("; coadds" if config.coadds else "")
         + ("; audited" if audited(config) else "")
     ]
@@ -171,7 +174,29 @@ def _check_given_files(config: RunConfig) -> None:
     ):
         if value is not None and value != "deepest" and not config.path(value).exists():
             raise ConfigError(f"[{section}] {key}: there is no file {str(config.path(value))!r}.")
+    _check_names(config)
     check_audit_files(config)
+
+
+def _check_names(config: RunConfig) -> None:
+    """Check names of conventions and colour terms before anything is measured."""
+    from pogson.calib import HEADER_CONVENTIONS, list_color_terms
+
+    convention = config.zero_point.header_convention
+    if convention is not None and convention not in HEADER_CONVENTIONS:
+        raise ConfigError(
+            f"[zero_point] header_convention = {convention!r} is unknown; allowed: "
+            f"{choices(HEADER_CONVENTIONS)}."
+        )
+    pattern = None if config.reference is None else config.reference.transformation
+    if pattern is None:
+        return
+    wanted = re.escape(pattern).replace(re.escape("{band}"), r"\w+")
+    if not any(re.fullmatch(wanted, name) for name in list_color_terms()):
+        raise ConfigError(
+            f"[reference] transformation = {pattern!r} is no published transformation; there are "
+            f"{choices(list_color_terms())}, whose last part may be written {{band}}."
+        )
 
 
 def run_survey(

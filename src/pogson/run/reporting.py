@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pogson.errors import MissingDataError
+from pogson.errors import FileFormatError, MissingDataError, PogsonError
 from pogson.report.audit_data import AuditBand, AuditReport, AuditRows
 from pogson.report.data import (
     ExposureRecord,
@@ -46,15 +46,32 @@ def report_from_folder(folder: str | Path, output: str | Path | None = None) -> 
     ------
     MissingDataError
         If the folder does not hold a finished run.
+    FileFormatError
+        If a file of the run is damaged.
     """
     from pogson.report import write_report
 
     root = Path(folder)
-    return write_report(report_data(root), root / "report.html" if output is None else output)
+    try:
+        data = report_data(root)
+    except PogsonError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise FileFormatError(
+            f"{root}: a file of this run is damaged ({said}). Run 'pogson run' again; what is "
+            f"whole is not made again."
+        ) from error
+    return write_report(data, root / "report.html" if output is None else output)
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileFormatError(
+            f"{path} is damaged: {error}. Delete it and run 'pogson run' again."
+        ) from None
 
 
 def report_data(root: Path) -> ReportData:
@@ -70,10 +87,15 @@ def report_data(root: Path) -> ReportData:
     MissingDataError
         If there is no readable ``summary.json``.
     """
+    if not (root / "summary.json").is_file():
+        raise MissingDataError(
+            f"{root} does not hold a finished run: there is no summary.json in it. Give the folder "
+            f"of the results of 'pogson run' or 'pogson fluxcal'."
+        )
     try:
         summary = _json(root / "summary.json")
         entries = summary["exposures"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise MissingDataError(
             f"{root} does not hold a finished run: its summary.json cannot be read ({error}). Give "
             "the output folder of 'pogson run'."

@@ -43,7 +43,7 @@ BadBits = Annotated[
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SceneConfig(_Section):
@@ -143,6 +143,9 @@ class SceneModelConfig(_Section):
     robust: PositiveFloat | None = None
     starts: PositiveInt = 4
     search_radius: PositiveFloat | None = None
+    positive: bool = False
+    zero_point_error: NonNegativeFloat = 0.0
+    psf_normalization_error: NonNegativeFloat = 0.0
     trail_length: NonNegativeFloat | None = None
     trail_angle: float = 0.0
     companion_separation: PositiveFloat | None = None

@@ -103,6 +103,7 @@ def scan_exposure(job: ScanJob) -> dict[str, Any]:
         "detector": exposure.detector,
         "band": exposure.bandpass or str(exposure.metadata.get("band") or ""),
         "time": mid_time(exposure),
+        "seconds": float(exposure.metadata.get("exposure_time") or 0.0),
         "box": list(exposure.box),
         "fwhm": float(exposure.psf.fwhm(x=x, y=y)),
         "sky": to_json_value(exposure.sky.to_dict(), "sky"),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pogson.errors import MissingDataError, PogsonError
+from pogson.errors import ConfigError, MissingDataError, PogsonError, choices
 from pogson.run.scene_config import SceneRunConfig
 from pogson.run.scene_targets import SceneTarget
+from pogson.units import strip_unit
 
 if TYPE_CHECKING:
     from pogson.scene import PointSource, SceneExposure, SceneModel, SceneResult
@@ -23,6 +24,8 @@ SOURCE = "target"
 """Name of the target in its own fit."""
 COMPANION = "companion"
 """Name of a second source at a known place beside it."""
+STAR = "star "
+"""Before the names of known stars."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,14 @@ def fit_target(job: FitJob) -> dict[str, Any]:
         raise MissingDataError(target.problem)
     exposures, dropped = load_exposures(config, target)
     model = build_model(config, target, exposures)
-    result, binary = _fitted(config, exposures, model)
+    result, binary, settled = _fitted(config, exposures, model)
     record = _record(config, target, exposures, model, result)
     record["dropped"] = {**dict(target.left_out), **dropped, **record["dropped"]}
     if binary is not None:
         record["binary"] = binary
     if config.nulls.enabled:
-        record.update(_nulls(config, exposures, model))
-    _write_pictures(Path(job.pictures), target, exposures, result)
+        record.update(_nulls(config, exposures, settled))
+    _write_pictures(Path(job.pictures), model, exposures, result)
     atomic_write_text(job.record, json.dumps(_finite(record), allow_nan=False))
     first = record["fluxes"][0]
     return {"flux": first["flux"], "flux_err": first["flux_err"]}
@@ -121,7 +124,8 @@ def load_exposures(
             dropped[row.exposure] = str(error)
     if not exposures:
         raise MissingDataError(
-            f"No exposure of {target.name} can be used: " + " ".join(dropped.values())
+            f"No exposure of {target.name} can be used: "
+            + " ".join(dict.fromkeys(dropped.values()))
         )
     return exposures, dropped
 
@@ -148,7 +152,12 @@ def build_model(
     from pogson.scene import PointSource, SceneGrid, SceneModel
 
     choice = config.model
-    epochs: Any = target.detections if target.detections and not _is_curve(config) else "all"
+    if choice.kind == "detection" and not target.detections:
+        raise MissingDataError(
+            f"[model] kind = 'detection', but {target.name} has no detection: name its exposure in "
+            "the column detection, or take kind = 'light_curve'."
+        )
+    epochs: Any = target.detections or "all"
     trail = target.trail
     if trail is None and choice.trail_length:
         trail = (choice.trail_length, choice.trail_angle)
@@ -173,17 +182,16 @@ def build_model(
         robust=choice.robust,
         noise_rescale=choice.noise_rescale,
         search_radius_arcsec=choice.search_radius,
+        positive=choice.positive,
+        zero_point_error=choice.zero_point_error,
+        psf_normalization_error=choice.psf_normalization_error,
     )
 
 
-def _is_curve(config: SceneRunConfig) -> bool:
-    return config.model.kind == "light_curve"
-
-
 def _kind(config: SceneRunConfig, target: SceneTarget) -> str:
-    if config.model.kind != "auto":
+    if config.model.kind in ("binary", "light_curve"):
         return config.model.kind
-    return "detection" if target.detections else "light_curve"
+    return "detection" if len(target.detections) == 1 else "light_curve"
 
 
 def _position(
@@ -231,7 +239,13 @@ def _stars(config: SceneRunConfig, exposures: Sequence[SceneExposure]) -> list[A
     from pogson.scene import PointSource
 
     table = read_catalog(config.path(config.model.stars))
-    ra, dec = (np.asarray(table[c], float) for c in ("ra", "dec"))
+    missing = [c for c in ("ra", "dec") if c not in table.colnames]
+    if missing:
+        raise ConfigError(
+            f"[model] stars: {config.model.stars} has no column {choices(missing)}; it has "
+            f"{', '.join(table.colnames)}."
+        )
+    ra, dec = (np.atleast_1d(strip_unit(table[c], "deg", c)) for c in ("ra", "dec"))
     seen = np.zeros(ra.size, bool)
     for exposure in exposures:
         x, y = exposure.sky.pixel(ra, dec)
@@ -239,23 +253,37 @@ def _stars(config: SceneRunConfig, exposures: Sequence[SceneExposure]) -> list[A
             seen |= exposure.box.contains(x=x, y=y)
     names = [str(n) for n in (table["id"] if "id" in table.colnames else range(ra.size))]
     return [
-        PointSource(f"star {names[i]}", float(ra[i]), float(dec[i]), per_epoch=False)
+        PointSource(f"{STAR}{names[i]}", float(ra[i]), float(dec[i]), per_epoch=False)
         for i in np.flatnonzero(seen)
     ]
 
 
 def _fitted(
     config: SceneRunConfig, exposures: Sequence[SceneExposure], model: SceneModel
-) -> tuple[SceneResult, dict[str, Any] | None]:
-    """Return the fit, and for a binary how it compares with one source."""
+) -> tuple[SceneResult, dict[str, Any] | None, SceneModel]:
+    """Return the fit, for a binary how it compares with one source, and the model to go on with."""
     from pogson.scene import fit_scene
 
+    starts, seed = config.model.starts, config.scene.seed
     if config.model.kind != "binary":
-        return fit_scene(exposures, model, starts=config.model.starts, seed=config.scene.seed), None
+        return fit_scene(exposures, model, starts=starts, seed=seed), None, model
     from pogson.scene import fit_binary
 
-    found = fit_binary(exposures, model, starts=config.model.starts, seed=config.scene.seed)
-    return found.binary, found.to_dict()
+    found = fit_binary(exposures, model, starts=starts, seed=seed)
+    best = found.binary if found.is_binary else found.single
+    return found.binary, found.to_dict(), _held(best)
+
+
+def _held(result: SceneResult) -> SceneModel:
+    """Return the model of a fit with its sources where they were found."""
+    found = {p.source: p for p in result.positions}
+    sources = [
+        replace(s, ra=found[s.name].ra, dec=found[s.name].dec, position="fixed")
+        if s.name in found
+        else s
+        for s in result.model.sources
+    ]
+    return replace(result.model, sources=tuple(sources))
 
 
 def _record(
@@ -274,20 +302,7 @@ def _record(
         one["time"] = known[one["exposure"]].time
         one["detection"] = bool(not target.detections or one["exposure"] in target.detections)
         one["detector"] = "" if row is None else row.detector
-    fitted = {p["source"]: p for p in record["positions"]}
-    sources = []
-    for source in _all_sources(model, result):
-        found = fitted.get(source, {})
-        nominal = next((s for s in model.sources if s.name == source), model.sources[0])
-        sources.append(
-            {
-                "name": source,
-                "ra": found.get("ra", nominal.ra),
-                "dec": found.get("dec", nominal.dec),
-                "offset": found.get("offset"),
-                "offset_covariance": found.get("covariance"),
-            }
-        )
+    sources = [{"name": name, **place._asdict()} for name, place in _places(model, result).items()]
     return {
         "key": target.key,
         "name": target.name,
@@ -300,12 +315,40 @@ def _record(
         **record,
         "flag_bits": int(result.flags),
         "sources": sources,
+        "trail": _trail_words(model.sources[0].trail),
         "scale_errors": [float(v) for v in result.scale_errors],
     }
 
 
-def _all_sources(model: SceneModel, result: SceneResult) -> list[str]:
-    return list(dict.fromkeys([c.source for c in result.components]))
+def _trail_words(trail: tuple[float, float] | None) -> dict[str, float] | None:
+    """Return the trail that the target was fitted with, JSON-ready."""
+    return None if trail is None else {"length_arcsec": trail[0], "angle_deg": trail[1]}
+
+
+class _Place(NamedTuple):
+    """Where a source is, degrees; its fitted offset from its nominal place, where it has one."""
+
+    ra: float
+    dec: float
+    offset: list[float] | None = None
+    offset_covariance: list[list[float]] | None = None
+
+
+def _places(model: SceneModel, result: SceneResult) -> dict[str, _Place]:
+    """Return where each source is: as fitted, or as told; one tied to another moves with it."""
+    from pogson.scene import offset_position
+
+    fitted = {p.source: p for p in result.positions}
+    places = {}
+    for name in dict.fromkeys(c.source for c in result.components):
+        nominal = next((s for s in model.sources if s.name == name), model.sources[0])
+        found = fitted.get(name) or fitted.get(nominal.tied_to or "")
+        if found is None:
+            places[name] = _Place(nominal.ra, nominal.dec)
+            continue
+        ra, dec = (float(v) for v in offset_position(nominal.ra, nominal.dec, *found.offset))
+        places[name] = _Place(ra, dec, list(found.offset), found.covariance.tolist())
+    return places
 
 
 def _nulls(
@@ -344,15 +387,14 @@ def _finite(value: Any) -> Any:
 
 
 def _write_pictures(
-    path: Path, target: SceneTarget, exposures: Sequence[SceneExposure], result: SceneResult
+    path: Path, model: SceneModel, exposures: Sequence[SceneExposure], result: SceneResult
 ) -> None:
     """Write the images of the fit, and where the sources are in them."""
     from pogson.atomic import atomic_path
 
     known = {e.exposure_id: e for e in exposures}
     arrays: dict[str, np.ndarray] = {"exposures": np.array(list(result.images), np.str_)}
-    found = [(p.ra, p.dec) for p in result.positions if p.source != ""]
-    places = found or [(target.ra, target.dec)]
+    places = [p[:2] for n, p in _places(model, result).items() if not n.startswith(STAR)]
     for number, (name, images) in enumerate(result.images.items()):
         exposure = known[name]
         origin = result.origins.get(name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pogson.errors import ConfigError
+from pogson.errors import ConfigError, PogsonError, PogsonValueError
 from pogson.run.scene_config import SceneRunConfig
 from pogson.run.scene_targets import SceneTarget, StampRow, read_targets_table, safe_key
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pogson.scene import Ephemeris
 
 __all__ = ["ScannedExposure", "plan_places"]
+
+_SHORT_TRAIL = 0.05
+"""Trails shorter than this many PSF widths are points: they change fluxes by less than 1e-3."""
+_TIMELESS = "it does not say when it was taken, so that it may show the target."
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class ScannedExposure:
         Of the PSF in the middle, in pixels.
     cuts : str
         File of cuts that will be made of it.
+    seconds : float
+        Exposure time; 0 where it is not known.
     """
 
     key: str
@@ -47,6 +53,7 @@ class ScannedExposure:
     sky: Any
     fwhm: float
     cuts: str
+    seconds: float = 0.0
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], cuts: str) -> ScannedExposure:
@@ -60,6 +67,7 @@ class ScannedExposure:
             box=Box(*record["box"]),
             sky=skymap_from_dict(record["sky"]),
             cuts=cuts,
+            seconds=float(record.get("seconds", 0.0)),
         )
 
     def shows(self, ra: float, dec: float) -> bool:
@@ -75,7 +83,8 @@ def plan_places(config: SceneRunConfig, exposures: Sequence[ScannedExposure]) ->
     ----------
     config : SceneRunConfig
         With a section ``[inputs]``. The table of targets has the columns target, ra, dec and, for
-        those that move, time (MJD).
+        those that move, time (MJD); for those that do not, it may have ``first`` and ``last``, the
+        times (MJD) between which they may shine.
     exposures : sequence of ScannedExposure
         All exposures.
 
@@ -97,20 +106,59 @@ def plan_places(config: SceneRunConfig, exposures: Sequence[ScannedExposure]) ->
     taken: set[str] = set()
     targets: list[SceneTarget] = []
     for name in dict.fromkeys(names):
-        path = Ephemeris.from_table(table[names == name], name=str(name))
-        found = (
-            _static(path, exposures, taken)
-            if path.is_static
-            else _moving(config, path, exposures, taken)
-        )
-        if not found:
-            ra, dec = float(path.ra[0]), float(path.dec[0])
-            why = f"no exposure shows {name} (ra={ra:.6f}, dec={dec:.6f})" + (
-                "." if path.is_static else " at its time; the ephemeris has columns time, ra, dec."
+        rows = table[names == name]
+        try:
+            path = Ephemeris.from_table(rows, name=str(name))
+            found = (
+                _static(path, exposures, taken, _window(rows))
+                if path.is_static
+                else _moving(config, path, exposures, taken)
             )
-            found = [SceneTarget(safe_key(name, taken), name, ra, dec, (), problem=why)]
+        except ConfigError:
+            raise
+        except PogsonError as error:
+            found = [_failed(name, rows, taken, str(error))]
+        if not found:
+            found = [_failed(name, rows, taken, _nowhere(path, exposures))]
         targets += found
     return targets
+
+
+def _failed(name: str, rows: Any, taken: set[str], why: str) -> SceneTarget:
+    ra, dec = (float(np.ma.filled(rows[c], np.nan)[0]) for c in ("ra", "dec"))
+    return SceneTarget(safe_key(name, taken), name, ra, dec, (), problem=why)
+
+
+def _nowhere(path: Ephemeris, exposures: Sequence[ScannedExposure]) -> str:
+    """Return why no exposure shows a target."""
+    ra, dec = float(path.ra[0]), float(path.dec[0])
+    text = f"no exposure shows {path.name} (ra={ra:.6f}, dec={dec:.6f})"
+    if path.is_static:
+        return text + "."
+    times = [e.time for e in exposures if e.time is not None]
+    if not times:
+        return text + " at its time: no exposure says when it was taken."
+    return (
+        f"{text} at its time: its ephemeris runs from MJD {path.time[0]:.4f} to "
+        f"{path.time[-1]:.4f}, the exposures from {min(times):.4f} to {max(times):.4f}."
+    )
+
+
+def _window(rows: Any) -> tuple[float, float] | None:
+    """Return between which times (MJD) a target that stays may shine; None: always."""
+    from pogson.scene.ephemeris import mjd_of
+
+    ends = [-np.inf, np.inf]
+    for k, name in enumerate(("first", "last")):
+        if name in rows.colnames:
+            value = float(mjd_of(rows[name])[0])
+            ends[k] = value if np.isfinite(value) else ends[k]
+    if not ends[0] <= ends[1]:
+        raise PogsonValueError(
+            f"[targets] table: target {rows['target'][0]!s} has first = {ends[0]:.4f} after last = "
+            f"{ends[1]:.4f}."
+        )
+    return None if np.isinf(ends).all() else (ends[0], ends[1])
 
 
 def _row(exposure: ScannedExposure, ra: float, dec: float, *, detection: bool = False) -> StampRow:
@@ -128,22 +176,44 @@ def _row(exposure: ScannedExposure, ra: float, dec: float, *, detection: bool = 
 
 
 def _static(
-    path: Ephemeris, exposures: Sequence[ScannedExposure], taken: set[str]
+    path: Ephemeris,
+    exposures: Sequence[ScannedExposure],
+    taken: set[str],
+    window: tuple[float, float] | None,
 ) -> list[SceneTarget]:
-    """Return a light curve for each band."""
+    """Return a light curve for each band; exposures outside the window show the scene alone."""
     ra, dec = path.at(0.0)
     some = [e for e in exposures if e.shows(ra, dec)]
     bands = list(dict.fromkeys(e.band for e in some))
-    return [
-        SceneTarget(
-            safe_key(f"{path.name}-{band}" if len(bands) > 1 else path.name, taken),
-            path.name,
-            ra,
-            dec,
-            tuple(_row(e, ra, dec) for e in some if e.band == band),
+    found = []
+    for band in bands:
+        mine = [e for e in some if e.band == band]
+        lit, left_out = mine, []
+        if window is not None:
+            left_out = [
+                (e.exposure_id, f"{e.exposure_id}: {_TIMELESS}") for e in mine if e.time is None
+            ]
+            mine = [e for e in mine if e.time is not None]
+            lit = [e for e in mine if window[0] <= (e.time or 0.0) <= window[1]]
+        found.append(
+            SceneTarget(
+                safe_key(f"{path.name}-{band}" if len(bands) > 1 else path.name, taken),
+                path.name,
+                ra,
+                dec,
+                tuple(_row(e, ra, dec, detection=window is not None and e in lit) for e in mine),
+                () if window is None else tuple(e.exposure_id for e in lit),
+                problem="" if lit else _dark(path.name, band, window),
+                left_out=tuple(left_out),
+            )
         )
-        for band in bands
-    ]
+    return found
+
+
+def _dark(name: str, band: str, window: tuple[float, float] | None) -> str:
+    first, last = window or (-np.inf, np.inf)
+    where = f" of band {band}" if band else ""
+    return f"no exposure{where} was taken while {name} may shine, MJD {first:.4f} to {last:.4f}."
 
 
 def _moving(
@@ -180,10 +250,23 @@ def _moving(
                 dec,
                 tuple(rows),
                 (detection.exposure_id,),
+                _trail(config, path, detection, ra, dec),
                 left_out=tuple(left_out),
             )
         )
     return found
+
+
+def _trail(
+    config: SceneRunConfig, path: Ephemeris, detection: ScannedExposure, ra: float, dec: float
+) -> tuple[float, float] | None:
+    """Return the trail of a target in its exposure, from its ephemeris; None if it is a point."""
+    if config.model.trail_length is not None or detection.time is None:
+        return None
+    length, angle = path.trail(detection.time, detection.seconds)
+    x, y = detection.sky.pixel(ra, dec)
+    width = detection.fwhm * float(detection.sky.pixel_scale(x=x, y=y))
+    return (length, angle) if length > _SHORT_TRAIL * width else None
 
 
 def _target_inside(
@@ -193,7 +276,7 @@ def _target_inside(
     from pogson.scene.cutting import stamp_size
 
     if other.time is None:
-        return ""
+        return f"{other.exposure_id}: {_TIMELESS}"
     x, y = other.sky.pixel(ra, dec)
     side = config.cut.size or stamp_size(other.fwhm)
     reach = config.cut.avoid

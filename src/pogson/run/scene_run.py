@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pogson.errors import ConfigError
 from pogson.parallel import get_executor
 from pogson.run.plan import ExposureTask, plan_exposures
@@ -271,7 +273,9 @@ def _finish(
         else:
             records.append(
                 {"key": target.key, "name": target.name, "status": "failed",
-                 "reason": failure.reason, "ra": target.ra, "dec": target.dec,
+                 "reason": failure.reason,
+                 **{k: v if np.isfinite(v) else None
+                    for k, v in (("ra", target.ra), ("dec", target.dec))},
                  "kind": config.model.kind,
                  "band": next((r.band for r in target.rows if r.band), "")}
             )  # fmt: skip

@@ -63,7 +63,8 @@ def load_stamps(
             dropped[row.exposure] = str(error)
     if not exposures:
         raise MissingDataError(
-            f"No exposure of {target.name} can be used: " + " ".join(dropped.values())
+            f"No exposure of {target.name} can be used: "
+            + " ".join(dict.fromkeys(dropped.values()))
         )
     return exposures, dropped
 

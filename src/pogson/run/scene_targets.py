@@ -12,6 +12,7 @@ import numpy as np
 
 from pogson.errors import ConfigError, choices
 from pogson.run.scene_config import SceneRunConfig
+from pogson.units import strip_unit
 
 __all__ = ["SceneTarget", "StampRow", "plan_stamp_targets", "read_targets_table", "safe_key"]
 
@@ -20,6 +21,9 @@ _KNOWN = (
     *_NEEDED, "detector", "band", "time", "zero_point", "zero_point_err", "detection", "gain",
     "x_min", "y_min", "trail_length", "trail_angle",
 )  # fmt: skip
+_UNITS = {"ra": "deg", "dec": "deg", "trail_length": "arcsec", "trail_angle": "deg"}
+_SAME_PLACE_ARCSEC = 0.01
+_YES, _NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0", "")
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,18 @@ def read_targets_table(config: SceneRunConfig, needed: Iterable[str] = _NEEDED) 
         table = table[np.isin(names, config.targets.only)]
     if not len(table):
         raise ConfigError(f"[targets] table {path.name} has no rows.")
+    return _in_our_units(table)
+
+
+def _in_our_units(table: Any) -> Any:
+    """Return the table with angles in degrees, lengths in arcsec and times in MJD (UTC)."""
+    from pogson.scene.ephemeris import mjd_of
+
+    for name, unit in _UNITS.items():
+        if name in table.colnames:
+            table[name] = strip_unit(table[name], unit, name)
+    if "time" in table.colnames:
+        table["time"] = mjd_of(table["time"])
     return table
 
 
@@ -216,7 +232,7 @@ def plan_stamp_targets(config: SceneRunConfig) -> list[SceneTarget]:
         by_name.setdefault(name, []).append(_stamp_row(config, record, table.colnames))
         if "trail_length" in table.colnames and _number(record["trail_length"]):
             angle = record["trail_angle"] if "trail_angle" in table.colnames else 0.0
-            trails[name] = (float(record["trail_length"]), float(angle))
+            trails[name] = (float(record["trail_length"]), _number(angle) or 0.0)
     taken: set[str] = set()
     targets = []
     for name, rows in by_name.items():
@@ -232,7 +248,7 @@ def plan_stamp_targets(config: SceneRunConfig) -> list[SceneTarget]:
                     tuple(part),
                     tuple(r.exposure for r in part if r.detection),
                     trails.get(name),
-                    _problem(name, part),
+                    _problem(config, name, part),
                 )
             )
     return targets
@@ -249,19 +265,62 @@ def _parts(config: SceneRunConfig, rows: list[StampRow]) -> list[list[StampRow]]
     return parts
 
 
-def _problem(name: str, rows: list[StampRow]) -> str:
+def _problem(config: SceneRunConfig, name: str, rows: list[StampRow]) -> str:
+    """Return why a target cannot be fitted, or nothing."""
+    from pogson.sky.geometry import angular_separation
+
+    nowhere = [r.exposure for r in rows if not np.isfinite([r.ra, r.dec]).all()]
+    if nowhere:
+        return f"target {name!r} has no position (ra, dec) for exposure {choices(nowhere)}."
     ids = [r.exposure for r in rows]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:
         return f"target {name!r} has more than one row for exposure {choices(twice)}."
+    lit = [r for r in rows if r.detection] or rows
+    ra, dec = np.array([(r.ra, r.dec) for r in lit]).T
+    gap = 3600.0 * float(np.max(angular_separation(ra[0], dec[0], ra, dec)))
+    if gap > _SAME_PLACE_ARCSEC:
+        return (
+            f"the positions of target {name!r} differ by up to {gap:.3g} arcsec between the "
+            f"exposures {choices(r.exposure for r in lit)} in which it is to be measured. If it "
+            "moves, give each detection a target name of its own; if not, give all rows one "
+            "position."
+        )
     return ""
 
 
 def _number(value: Any) -> float | None:
     if np.ma.is_masked(value) or value is None:
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"[targets] table: {str(value)!r} is not a number.") from None
     return number if np.isfinite(number) else None
+
+
+def _yes(value: Any) -> bool:
+    """Return what a cell of the column ``detection`` says.
+
+    Examples
+    --------
+    >>> _yes(True), _yes("False"), _yes(1), _yes(float("nan"))
+    (True, False, True, False)
+    """
+    if np.ma.is_masked(value):
+        return False
+    if isinstance(value, str | bytes):
+        text = (value.decode() if isinstance(value, bytes) else str(value)).strip().lower()
+        if text in _YES + _NO:
+            return text in _YES
+    elif value != value:
+        return False
+    elif value in (0, 1):
+        return bool(value)
+    raise ConfigError(
+        f"[targets] table: detection = {str(value)!r} is not clear; allowed are true and false, "
+        "yes and no, 1 and 0."
+    )
 
 
 def _stamp_row(config: SceneRunConfig, record: Any, names: list[str]) -> StampRow:
@@ -275,12 +334,7 @@ def _stamp_row(config: SceneRunConfig, record: Any, names: list[str]) -> StampRo
     def text(name: str) -> str:
         return "" if name not in values or np.ma.is_masked(values[name]) else str(values[name])
 
-    position = number("ra"), number("dec")
-    if position[0] is None or position[1] is None:
-        raise ConfigError(
-            f"[targets] table: target {values['target']!s}, exposure {values['exposure']!s} has no "
-            "position (ra, dec)."
-        )
+    ra, dec = number("ra"), number("dec")
     origin = None
     if stamps.origin == "table":
         first = number("x_min"), number("y_min")
@@ -289,18 +343,18 @@ def _stamp_row(config: SceneRunConfig, record: Any, names: list[str]) -> StampRo
         origin = (int(first[0]), int(first[1]))
     return StampRow(
         exposure=text("exposure"),
-        ra=position[0],
-        dec=position[1],
+        ra=float("nan") if ra is None else ra,
+        dec=float("nan") if dec is None else dec,
         stamp=_filled(config, "files", stamps.files, values),
         psf=_filled(config, "psf", stamps.psf, values),
         wcs=None if stamps.wcs is None else _filled(config, "wcs", stamps.wcs, values),
         detector=text("detector"),
         band=text("band"),
-        detection=bool(values["detection"]) if "detection" in values else False,
+        detection="detection" in values and _yes(values["detection"]),
         time=number("time"),
         zero_point=number("zero_point"),
         zero_point_err=number("zero_point_err"),
-        gain=number("gain") or stamps.gain,
+        gain=stamps.gain if number("gain") is None else number("gain"),
         origin=origin,
     )
 

@@ -7,18 +7,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+)
 
 from pogson.errors import ConfigError, PogsonError, choices
 
 if TYPE_CHECKING:
     from pogson.sed import Bandpass, Spectrum
-    from pogson.survey import Atmosphere, AtmosphereModel, AtmosphereState, SurveyTables
+    from pogson.survey import (
+        Atmosphere,
+        AtmosphereModel,
+        AtmosphereState,
+        ColorSeds,
+        StarSeds,
+        SurveyTables,
+    )
 
-__all__ = ["AtmosphereConfig", "build_atmosphere", "solved_color_filters"]
+__all__ = ["AtmosphereConfig", "build_atmosphere", "color_pairs", "solved_color_filters"]
 
 _Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 _Names = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, (int, float)) else value
+
+
+_Several = Annotated[list[float], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class AtmosphereConfig(BaseModel):
@@ -28,11 +49,14 @@ class AtmosphereConfig(BaseModel):
     as in `pogson.sed.load_filter_curve`, a file (ECSV, or text in ``wavelength_unit``), or a table
     of them by detector. Spectra follow from the stars' colour, whose passbands are
     ``color_bandpasses``, along stellar templates of ``temperatures`` (K) with ``metallicity`` and
-    ``reddening`` E(B-V); ``order`` is "first" for the first-order correction, "full" for integrals
-    of whole spectra to ``tolerance``. With ``solved_colors``, two bands, the colours are those of
-    the solution itself, round by round. ``fit``, ``priors`` (mean, sigma) and ``bounds`` are those
-    of `pogson.survey.Atmosphere`; ``standard`` holds fields of `pogson.survey.AtmosphereState`
-    and ``altitude`` (m) says the pressure. ``absorbers`` replaces gases by tables of your own
+    ``reddening`` E(B-V). With ``colors``, several pairs of bands of the reference catalogue, and as
+    many pairs of ``color_bandpasses``, they follow from several colours of each star, along
+    templates of every ``metallicity`` and ``reddening`` listed. ``order`` is "first" for the
+    first-order correction, "full" for integrals of whole spectra to ``tolerance``. With
+    ``solved_colors``, two bands, the colours are those of the solution itself, round by round.
+    ``fit``, ``priors`` (mean, sigma) and ``bounds`` are those of `pogson.survey.Atmosphere`;
+    ``standard`` holds fields of `pogson.survey.AtmosphereState` and ``altitude`` (m) says the
+    pressure. ``absorbers`` replaces gases by tables of your own
     (`pogson.survey.TabulatedAbsorber.read`).
 
     Examples
@@ -45,13 +69,14 @@ class AtmosphereConfig(BaseModel):
 
     name: str = "atmosphere"
     bandpasses: dict[str, str | dict[str, str]]
-    color_bandpasses: _Names | None = None
+    color_bandpasses: _Names | list[_Names] | None = None
+    colors: list[_Names] | None = None
     solved_colors: _Names | None = None
     order: Literal["first", "full"] = "first"
     tolerance: PositiveFloat = 1e-4
     temperatures: _Pair = [3600.0, 9000.0]
-    metallicity: float = -0.5
-    reddening: float = Field(default=0.0, ge=0.0)
+    metallicity: _Several = [-0.5]
+    reddening: _Several = [0.0]
     fit: list[str] | None = None
     priors: dict[str, _Pair] = {}
     bounds: dict[str, _Pair] = {}
@@ -109,8 +134,34 @@ def solved_color_filters(
     return bands.index(names[0]), bands.index(names[1])
 
 
+def color_pairs(terms: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return the bands of the catalogue whose differences give stars their spectra, if several do.
+
+    Parameters
+    ----------
+    terms : sequence of SolveTermConfig
+        Terms of a configuration.
+
+    Examples
+    --------
+    >>> from pogson.run.solve_config import SolveTermConfig
+    >>> color_pairs([SolveTermConfig(kind="atmosphere", colors=[["g", "r"], ["r", "i"]])])
+    [('g', 'r'), ('r', 'i')]
+    """
+    for term in terms:
+        if term.kind == "atmosphere":
+            pairs = term.settings.get("colors") or []
+            if all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+                return [(str(a), str(b)) for a, b in pairs]
+    return []
+
+
 def build_atmosphere(
-    settings: Mapping[str, Any], where: str, folder: Path, tables: SurveyTables
+    settings: Mapping[str, Any],
+    where: str,
+    folder: Path,
+    tables: SurveyTables,
+    stars: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Atmosphere:
     """Return the term that a configuration describes.
 
@@ -124,6 +175,8 @@ def build_atmosphere(
         Where relative paths start.
     tables : SurveyTables
         Exposures, with the names of their filters, and detectors.
+    stars : tuple of numpy.ndarray, optional
+        Filter of each star, and its colours, shape (stars, colours): for ``colors``.
 
     Raises
     ------
@@ -140,17 +193,18 @@ def build_atmosphere(
     >>> term.parameter_names(tables)
     ['night0;log_aerosol']
     """
-    from pogson.survey import Atmosphere, ColorSeds
+    from pogson.survey import Atmosphere
 
     c = _checked(settings, where)
     try:
         standard = _standard(c, where)
         model = _model(c, folder)
         bands = [_band(c, name, where, folder, tables) for name in tables.exposures.filter_names]
-        seds = ColorSeds.from_spectra(
-            _spectra(c), bands, color=_color(c, where, folder, bands, model, standard, tables),
-            order=c.order, tolerance=c.tolerance,
-        )  # fmt: skip
+        seds = (
+            _one_color(c, where, folder, bands, model, standard, tables)
+            if c.colors is None
+            else _several_colors(c, where, folder, bands, stars)
+        )
         options: dict[str, Any] = {} if c.fit is None else {"fit": tuple(c.fit)}
         return Atmosphere(
             bands, seds, name=c.name, model=model, standard=standard,
@@ -208,7 +262,7 @@ def _band(
         )
     if isinstance(given, str):
         return _curve(given, c, folder)
-    names = [str(d) for d in tables.detectors.identifier]
+    names = tables.detectors.labels
     missing = [d for d in names if d not in given]
     if missing:
         raise ConfigError(
@@ -218,12 +272,64 @@ def _band(
     return [_curve(given[d], c, folder) for d in names]
 
 
-def _spectra(c: AtmosphereConfig) -> list[Spectrum]:
+def _spectra(c: AtmosphereConfig, where: str) -> list[Spectrum]:
     from pogson.sed import stellar_template
 
+    if min(c.reddening) < 0 or not np.isfinite(c.reddening).all():
+        raise ConfigError(f"{where}: reddening {c.reddening} must be E(B-V), 0 or more.")
     low, high = sorted(c.temperatures)
-    made = [stellar_template(t, metallicity=c.metallicity) for t in np.geomspace(low, high, 24)]
-    return [s.redden(c.reddening) for s in made] if c.reddening > 0 else made
+    made = [stellar_template(t, metallicity=m)
+            for m in c.metallicity for t in np.geomspace(low, high, 24)]  # fmt: skip
+    return [s.redden(e) if e > 0 else s for e in c.reddening for s in made]
+
+
+def _one_color(c: AtmosphereConfig, where: str, *given: Any) -> ColorSeds:
+    """Return spectra along a sequence, by one colour."""
+    from pogson.survey import ColorSeds
+
+    if len(c.metallicity) > 1 or len(c.reddening) > 1:
+        raise ConfigError(
+            f"{where}: one colour cannot tell stars of different metallicity or reddening; give "
+            "one number each, or colors, several pairs of bands of the reference catalogue."
+        )
+    bands = given[1]
+    return ColorSeds.from_spectra(
+        _spectra(c, where), bands, color=_color(c, where, *given), order=c.order,
+        tolerance=c.tolerance,
+    )  # fmt: skip
+
+
+def _several_colors(
+    c: AtmosphereConfig,
+    where: str,
+    folder: Path,
+    bands: Sequence[Bandpass | Sequence[Bandpass]],
+    stars: tuple[np.ndarray, np.ndarray] | None,
+) -> StarSeds:
+    """Return spectra star by star, by several colours."""
+    from pogson.survey import StarSeds
+
+    passbands, pairs = c.color_bandpasses or [], c.colors or []
+    if len(pairs) != len(passbands) or any(isinstance(p, str) for p in passbands) or not pairs:
+        raise ConfigError(
+            f"{where}: colors has {len(pairs)} pairs of bands of the reference catalogue; give "
+            "color_bandpasses a pair of passbands for each, in the same order, such as "
+            "[['sdss2010-g', 'sdss2010-r'], ['sdss2010-r', 'sdss2010-i']]."
+        )
+    if c.solved_colors is not None:
+        raise ConfigError(f"{where}: give colors or solved_colors, not both.")
+    if stars is None:
+        raise ConfigError(
+            f"{where}: colors, spectra by several colours, need all stars in memory; choose "
+            "solve.partitions = 'never', or one colour (reference.color, one pair of "
+            "color_bandpasses)."
+        )
+    curves = [(_curve(p[0], c, folder), _curve(p[1], c, folder)) for p in passbands]
+    filters, colors = stars
+    return StarSeds.from_colors(
+        _spectra(c, where), curves, colors, filters, bands, order=c.order,
+        tolerance=max(c.tolerance, 1e-4),
+    )  # fmt: skip
 
 
 def _color(
@@ -244,8 +350,13 @@ def _color(
                 f"{where}: give color_bandpasses or solved_colors, not both: colours of the "
                 "solution are in its own standard passbands."
             )
-        blue, red = (_curve(n, c, folder) for n in c.color_bandpasses)
-        return blue, red
+        names = c.color_bandpasses
+        if len(names) != 2 or not all(isinstance(n, str) for n in names):
+            raise ConfigError(
+                f"{where}: color_bandpasses has {len(names)} pairs; say which bands of the "
+                "reference catalogue they are of: colors = [['g', 'r'], ['r', 'i']]."
+            )
+        return _curve(str(names[0]), c, folder), _curve(str(names[1]), c, folder)
     filters = solved_color_filters({"solved_colors": c.solved_colors}, tables)
     if filters is None:
         raise ConfigError(

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 from pydantic import model_validator as validator
 
 from pogson.errors import ConfigError, PogsonError, choices
@@ -87,6 +95,11 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _texts(value: Any) -> Any:
+    many = value if isinstance(value, (list, tuple)) else [value]
+    return [str(v) if isinstance(v, int) else v for v in many]
+
+
 class SolveConfig(BaseModel):
     """``[solve]``: one calibration of all exposures from the stars that they share.
 
@@ -94,7 +107,9 @@ class SolveConfig(BaseModel):
     see `pogson.survey.SolveSettings` for them and for ``huber``, ``reject_sigma``, ``gauge``,
     ``solver``, ``held_out`` and ``max_passes``. ``nights_start`` is the fraction of a (UTC) day at
     which one night ends and the next begins; ``epochs`` are the dates (MJD) at which a new
-    instrument epoch begins; ``floor_per`` says which exposures share an intrinsic floor.
+    instrument epoch begins; ``floor_per`` says which exposures share an intrinsic floor;
+    ``exclude`` names exposures that are to take no part; ``suspect_probability`` is the chance of a
+    star's chi2 below which it is listed as variable or mismatched.
 
     Examples
     --------
@@ -109,8 +124,6 @@ class SolveConfig(BaseModel):
         default=tuple(SolveTermConfig(**t) for t in _DEFAULT), min_length=1
     )
     references: bool = True
-    color: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
-    color_pivot: float | None = None
     match_radius: PositiveFloat = 1.0
     isolation: float = Field(default=0.0, ge=0.0)
     min_detections: PositiveInt = 1
@@ -124,6 +137,7 @@ class SolveConfig(BaseModel):
     max_passes: PositiveInt = 50
     gauge: Literal["refuse", "anchor"] = "refuse"
     min_ties: PositiveInt = 3
+    exclude: Annotated[list[str], BeforeValidator(_texts)] = []
     solver: Literal["auto", "dense", "iterative"] = "auto"
     held_out: float = Field(default=0.0, ge=0.0, lt=1.0)
     seed: int = 1
@@ -181,15 +195,33 @@ class SourcesConfig(BaseModel):
     mjd: str = "mjd"
     airmass: str = "airmass"
     seeing: str = "seeing"
-    exposure_time: str = "exposure_time"
     flags: str = "flags"
     unit: str = "adu"
     flux_reference: Literal["total", "psf"] | PositiveFloat = "total"
     measure: Literal["fluence", "surface_brightness"] = "fluence"
     detector_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
 
+    @field_validator("unit")
+    @classmethod
+    def _is_unit(cls, value: str) -> str:
+        from astropy.units import Unit
 
-def build_terms(config: SolveConfig, folder: Path, tables: SurveyTables) -> list[Term]:
+        try:
+            Unit(value)
+        except ValueError:
+            raise ValueError(
+                f"{value!r} is not a unit of instrumental flux; give one such as 'adu', 'electron' "
+                "or 'electron / s'"
+            ) from None
+        return value
+
+
+def build_terms(
+    config: SolveConfig,
+    folder: Path,
+    tables: SurveyTables,
+    stars: tuple[np.ndarray, np.ndarray] | None = None,
+) -> list[Term]:
     """Return the terms that a configuration names, in its order.
 
     Parameters
@@ -200,6 +232,8 @@ def build_terms(config: SolveConfig, folder: Path, tables: SurveyTables) -> list
         Where relative paths of field files start.
     tables : SurveyTables
         Exposures and detectors, for files by detector.
+    stars : tuple of numpy.ndarray, optional
+        Filter of each star and its colours, for an atmosphere with several of them.
 
     Raises
     ------
@@ -214,18 +248,24 @@ def build_terms(config: SolveConfig, folder: Path, tables: SurveyTables) -> list
     'exposure_zero_point'
     """
     return [
-        _build(t, f"[solve] terms, number {i} ({t.kind})", folder, tables)
+        _build(t, f"[solve] terms, number {i} ({t.kind})", folder, tables, stars)
         for i, t in enumerate(config.terms, start=1)
     ]
 
 
-def _build(term: SolveTermConfig, where: str, folder: Path, tables: SurveyTables) -> Term:
+def _build(
+    term: SolveTermConfig,
+    where: str,
+    folder: Path,
+    tables: SurveyTables,
+    stars: tuple[np.ndarray, np.ndarray] | None,
+) -> Term:
     import pogson.survey as survey
 
     if term.kind == "atmosphere":
         from pogson.run.solve_atmosphere import build_atmosphere
 
-        return build_atmosphere(term.settings, where, folder, tables)
+        return build_atmosphere(term.settings, where, folder, tables, stars)
     made: Any = getattr(survey, TERM_KINDS[term.kind])
     settings = dict(term.settings)
     if term.kind == "jacobian":
@@ -240,8 +280,10 @@ def _build(term: SolveTermConfig, where: str, folder: Path, tables: SurveyTables
             close = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}.{hint}")
-        if isinstance(value, list):
-            settings[key] = tuple(value) if key == "by" else np.asarray(value, float)
+        if key == "by":
+            settings[key] = (value,) if isinstance(value, str) else tuple(value)
+        elif isinstance(value, list):
+            settings[key] = np.asarray(value, float)
     try:
         out: Term = made(**settings)
         out.size(tables)
@@ -262,17 +304,18 @@ def _fields(value: Any, key: str, where: str, folder: Path, tables: SurveyTables
             f"{where}: {key} must be a table of field files by detector, such as "
             f"{{ 1 = 'area_1.json' }}, not {value!r}."
         )
-    known = {str(d) for d in tables.detectors.identifier}
+    detectors = tables.detectors
+    known = dict(zip(detectors.labels, detectors.identifier, strict=True))
     out = {}
     for name, path in value.items():
         if str(name) not in known:
             raise ConfigError(
-                f"{where}: {key} names detector {name!r}; the sources have {choices(sorted(known))}"
-                "."
+                f"{where}: {key} names detector {name!r}; the sources have "
+                f"{choices(sorted(known))}."
             )
         file = folder / str(path)
         try:
-            out[int(name)] = read_field(file)
+            out[int(known[str(name)])] = read_field(file)
         except (OSError, ValueError, PogsonError) as error:
             raise ConfigError(f"{where}: {key}: cannot read {str(file)!r}: {error}.") from None
     return out

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pogson.errors import ConfigError
+from pogson.errors import ConfigError, choices
 from pogson.run.config import ReferenceConfig
+from pogson.run.solve_atmosphere import color_pairs
 from pogson.run.solve_config import SolveConfig, build_terms
+from pogson.run.solve_judgement import connection_words, strange_exposures
 from pogson.run.solve_methods import Answer, in_memory, solve_settings
 from pogson.run.solve_stars import Assembled
 
@@ -23,13 +25,12 @@ __all__ = [
     "Solved",
     "check_inputs",
     "choose_photometric",
-    "connection_words",
     "fit_survey",
     "refuse_degenerate",
-    "strange_exposures",
     "weak_exposures",
 ]
 
+SEARCHED = 10_000  # parameters up to which combinations that nothing determines are searched for
 _NEEDS = {"airmass_extinction": "airmass", "atmosphere": "airmass", "seeing": "seeing"}
 
 
@@ -56,6 +57,8 @@ class Solved:
     store : DetectionStore, optional
         What is known of the detections that are on disk; then the observations of ``assembled`` are
         some of the stars.
+    suspect_probability : float
+        Chance of a star's chi2 below which it is suspect.
 
     Examples
     --------
@@ -71,6 +74,7 @@ class Solved:
     partitions: int = 0
     without_color: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     store: DetectionStore | None = None
+    suspect_probability: float = 1e-6
 
 
 def fit_survey(
@@ -106,14 +110,19 @@ def fit_survey(
         If nothing can be solved.
     """
     o = assembled.observations
-    terms = build_terms(config, folder, o.tables)
+    stars, remarks = _several_colors(assembled, config)
+    terms = build_terms(config, folder, o.tables, stars)
     check_inputs(config, o.tables, assembled.exposure_names)
-    needs_color = any(t.kind in ("color_slope", "color_flat", "atmosphere") for t in config.terms)
+    needs_color = any(
+        t.kind in ("color_slope", "color_flat") or (t.kind == "atmosphere" and stars is None)
+        for t in config.terms
+    )
     missing = np.zeros(0, np.int64)
     if needs_color:
-        o, missing = _fill_colors(o, config)
+        o, missing = _fill_colors(o, config, reference)
     o, left_out, notes = _without_weak(o, config, terms)
-    _name_degeneracies(o, terms, config)
+    notes += remarks
+    _name_degeneracies(o, terms, config, reference)
 
     def solve(observations: Observations) -> Answer:
         return in_memory(observations, assembled.object, terms, solve_settings(config), config)
@@ -121,7 +130,7 @@ def fit_survey(
     answer = solve(o)
     per_detector = any(getattr(t, "per_detector", False) for t in terms if _is_color(t))
     if missing.size and per_detector:
-        better = _solved_colors(answer.solution, assembled, missing, config, reference, terms)
+        better = _solved_colors(answer.solution, assembled, missing, reference, terms)
         if better is not None:
             count = missing.size
             o = replace(o, stars=replace(o.stars, color=better))
@@ -146,13 +155,36 @@ def fit_survey(
     solution = answer.solution
     notes += answer.notes
     notes += connection_words(solution.connections, o.tables.exposures)
-    notes += strange_exposures(answer.exposure_chi2, o.tables.exposures, assembled.exposure_names)
+    notes += strange_exposures(answer.exposure_chi2, solution, o)
+    notes += not_searched(config, solution.parameters.size)
     if not solution.converged:
         notes.append(f"Rejection and floors did not settle in {solution.passes} passes.")
     return Solved(
         replace(assembled, observations=o), solution, left_out, tuple(notes),
-        answer.exposure_chi2, 0, missing,
+        answer.exposure_chi2, 0, missing, suspect_probability=config.suspect_probability,
     )  # fmt: skip
+
+
+def _several_colors(
+    assembled: Assembled, config: SolveConfig
+) -> tuple[tuple[np.ndarray, np.ndarray] | None, list[str]]:
+    """Return filters and colours of stars whose spectra follow from several, and what to say."""
+    pairs = color_pairs(config.terms)
+    if not pairs:
+        return None, []
+    stars = assembled.observations.stars
+    given = assembled.colors
+    known = np.zeros(len(stars), bool) if given is None else np.isfinite(given).all(axis=1)
+    if given is None or not known.any():
+        words = ", ".join(f"{a}-{b}" for a, b in pairs)
+        raise ConfigError(
+            f"[solve] The atmosphere asks for the colours {words}, but no star of the reference "
+            "catalogue has them all: name its bands."
+        )
+    colors = np.where(known[:, None], given, np.median(given[known], axis=0))
+    missing = int(np.count_nonzero(~known))
+    said = f"{missing} stars lack a colour in the reference catalogue; theirs are the median ones."
+    return (np.asarray(stars.filter), colors), [said] if missing else []
 
 
 def _is_color(term: Term) -> bool:
@@ -192,7 +224,10 @@ def check_inputs(config: SolveConfig, tables: SurveyTables, names: Sequence[str]
 
 
 def weak_exposures(
-    connect: Callable[[Sequence[int]], Connections | None], exposures: Any, least: int
+    connect: Callable[[Sequence[int]], Connections | None],
+    exposures: Any,
+    least: int,
+    exclude: Sequence[str] = (),
 ) -> dict[int, str]:
     """Find exposures that too few stars tie to the others or to references, one after the other.
 
@@ -201,16 +236,23 @@ def weak_exposures(
     connect : callable
         From the rows of exposures left out to how the others hang together, None: nothing does.
     exposures : Exposures
-        Their identifiers.
+        Their names.
     least : int
         Least number of stars.
+    exclude : sequence of str
+        Names of exposures that are to take no part.
 
     Returns
     -------
     dict
         Row -> why it is left out.
+
+    Raises
+    ------
+    ConfigError
+        If there is no exposure of a name.
     """
-    left_out: dict[int, str] = {}
+    left_out = _excluded(exclude, exposures)
     for _ in range(5):
         links = connect(list(left_out))
         if links is None:
@@ -221,10 +263,21 @@ def weak_exposures(
         for i in weak:
             n = int(links.shared[i])
             left_out[i] = (
-                f"Exposure {exposures.identifier[i]} is tied to the others and to references by "
+                f"Exposure {exposures.labels[i]} is tied to the others and to references by "
                 f"{n} star{'' if n == 1 else 's'}, fewer than solve.min_ties = {least}."
             )
     return left_out
+
+
+def _excluded(names: Sequence[str], exposures: Any) -> dict[int, str]:
+    rows = {name: row for row, name in enumerate(exposures.labels)}
+    unknown = [n for n in names if n not in rows]
+    if unknown:
+        some = ", ".join(list(rows)[:5]) + (", ..." if len(rows) > 5 else "")
+        raise ConfigError(
+            f"[solve] exclude names {choices(unknown)}; the exposures are called {some}."
+        )
+    return {rows[n]: f"Exposure {n} is named in solve.exclude." for n in names}
 
 
 def _without_weak(
@@ -246,21 +299,58 @@ def _without_weak(
         p = prepare(model, o, model.start(), weighting)
         return connections(p, o) if np.any(p.weight > 0) else None
 
-    left_out = weak_exposures(connect, o.tables.exposures, config.min_ties)
+    left_out = weak_exposures(connect, o.tables.exposures, config.min_ties, config.exclude)
     if left_out:
         connect(list(left_out))
     return o, left_out, list(left_out.values())
 
 
-def _fill_colors(o: Observations, config: SolveConfig) -> tuple[Observations, np.ndarray]:
+def not_searched(config: SolveConfig, parameters: int) -> list[str]:
+    """Say that a model was too large to search it for what the data do not determine.
+
+    Parameters
+    ----------
+    config : SolveConfig
+        Whether it should have been.
+    parameters : int
+        Number of parameters.
+    """
+    if config.gauge != "refuse" or parameters <= SEARCHED:
+        return []
+    return [
+        f"{parameters} parameters are too many to search for combinations that the data do not "
+        "determine: try the terms on a part of the exposures first."
+    ]
+
+
+def no_colors(stars: int, reference: ReferenceConfig | None) -> str:
+    """Return the message for a colour term without any colour.
+
+    Parameters
+    ----------
+    stars : int
+        Number of stars.
+    reference : ReferenceConfig or None
+        Section ``[reference]``.
+    """
+    out = "[solve] A colour term is asked for, but no star has a colour: "
+    if reference is None or reference.color is None:
+        return out + "give reference.color = ['g', 'r'] and a catalogue that has these bands."
+    return out + (
+        f"none of the {stars} stars has a reference with {' and '.join(reference.color)} within "
+        f"reference.match_radius = {reference.match_radius:g} arcsec. Does the catalogue cover "
+        "this part of the sky?"
+    )
+
+
+def _fill_colors(
+    o: Observations, config: SolveConfig, reference: ReferenceConfig | None
+) -> tuple[Observations, np.ndarray]:
     """Give stars of unknown colour the pivot, which leaves their own magnitude natural."""
     color = np.array(o.stars.color)
     missing = np.flatnonzero(~np.isfinite(color))
     if missing.size == color.size:
-        raise ConfigError(
-            "[solve] A colour term is asked for, but no star has a colour: give reference.color = "
-            "['g', 'r'] and a catalogue that has these bands."
-        )
+        raise ConfigError(no_colors(color.size, reference))
     pivots = [
         float(t.settings.get("pivot", 0.0))
         for t in config.terms
@@ -270,17 +360,25 @@ def _fill_colors(o: Observations, config: SolveConfig) -> tuple[Observations, np
     return replace(o, stars=replace(o.stars, color=color)), missing
 
 
-def _name_degeneracies(o: Observations, terms: Sequence[Term], config: SolveConfig) -> None:
+def _name_degeneracies(
+    o: Observations,
+    terms: Sequence[Term],
+    config: SolveConfig,
+    reference: ReferenceConfig | None,
+) -> None:
     from pogson.survey import Model, Weighting, find_degeneracies
 
     model = Model(tuple(terms), o.tables)
-    if config.gauge != "refuse" or model.size > 10_000:
+    if config.gauge != "refuse" or model.size > SEARCHED:
         return
     found = find_degeneracies(model, o, weighting=Weighting(use_references=config.references))
-    refuse_degenerate(found, config.references and bool(o.stars.has_reference.any()))
+    refuse_degenerate(
+        found, config.references and bool(o.stars.has_reference.any()),
+        catalog=config.references and reference is not None,
+    )  # fmt: skip
 
 
-def refuse_degenerate(found: Sequence[Any], references: bool) -> None:
+def refuse_degenerate(found: Sequence[Any], references: bool, *, catalog: bool = False) -> None:
     """Refuse terms that the data cannot tell apart.
 
     Parameters
@@ -289,6 +387,8 @@ def refuse_degenerate(found: Sequence[Any], references: bool) -> None:
         Combinations that nothing determines.
     references : bool
         Whether there are references.
+    catalog : bool
+        Whether there is a catalogue to take them from.
 
     Raises
     ------
@@ -298,8 +398,9 @@ def refuse_degenerate(found: Sequence[Any], references: bool) -> None:
     if not found:
         return
     lines = "".join(f"\n  {k}. {d.text}" for k, d in enumerate(found, start=1))
+    why = "No star is in the reference catalogue" if catalog else "There are no references"
     without = "" if references else (
-        " There are no references: choose solve.gauge = 'anchor' for a relative solution."
+        f" {why}: choose solve.gauge = 'anchor' for a relative solution."
     )  # fmt: skip
     raise ConfigError(
         f"[solve] The data do not determine {len(found)} combination"
@@ -313,12 +414,11 @@ def _solved_colors(
     solution: Solution,
     assembled: Assembled,
     missing: np.ndarray,
-    config: SolveConfig,
     reference: ReferenceConfig | None,
     terms: Sequence[Term],
 ) -> np.ndarray | None:
     """Return colours with those missing taken from the solved magnitudes of both bands."""
-    names = config.color or (None if reference is None else reference.color)
+    names = None if reference is None else reference.color
     if names is None:
         return None
     bands = solution.model.tables.exposures.filter_names
@@ -384,7 +484,10 @@ def choose_photometric(
     limit = float(config.photometric_threshold or 0.0)
     n = 0
     for _ in range(10):
-        now = term.photometric(tables, answer.solution[term.name], limit)
+        # exposures that took no part stay at their prior, which says nothing of their clouds
+        seen = answer.solution.information[answer.solution.model.slice(term.name)] > 0
+        clouds = np.where(seen, answer.solution[term.name], np.nan)
+        now = term.photometric(tables, clouds, limit)
         n = int(now.sum())
         if n == 0 or np.array_equal(now, tables.exposures.photometric):
             break
@@ -395,59 +498,3 @@ def choose_photometric(
         f"{limit:g} mag of the clear end of their night)."
     )
     return answer, said
-
-
-def connection_words(links: Connections, exposures: Any) -> list[str]:
-    """Return, for each band, how its exposures fall into sets that share no star.
-
-    Parameters
-    ----------
-    links : Connections
-        Of all bands (different bands never share a star).
-    exposures : Exposures
-        Their bands.
-
-    Examples
-    --------
-    >>> from pogson.survey import Connections, Exposures
-    >>> links = Connections(np.array([0, 1]), np.array([True, False]), np.array([9, 9]),
-    ...                     np.array([11, 12]))
-    >>> connection_words(links, Exposures([11, 12], filter_names=("g",)))[1]
-    'g: exposures 12 share no star with the larger set; no reference ties them.'
-    """
-    out = []
-    for f in np.unique(exposures.filter):
-        here = exposures.filter == f
-        sets = [int(g) for g in np.unique(links.group[here]) if g >= 0]
-        if len(sets) < 2:
-            continue
-        band = exposures.filter_name(int(f))
-        out.append(f"{band}: the exposures fall into {len(sets)} sets that share no star.")
-        for g in sets[1:]:
-            ids = links.members(g)
-            shown = ", ".join(map(str, ids[:6])) + (", ..." if ids.size > 6 else "")
-            how = "references tie them" if links.anchored[g] else "no reference ties them"
-            out.append(f"{band}: exposures {shown} share no star with the larger set; {how}.")
-    return out
-
-
-def strange_exposures(chi2: np.ndarray, exposures: Any, names: Sequence[str]) -> list[str]:
-    """Name exposures whose stars scatter far more than those of the others.
-
-    Parameters
-    ----------
-    chi2 : numpy.ndarray
-        Per detection, of each exposure.
-    exposures : Exposures
-        Their bands.
-    names : sequence of str
-        What the tables of sources call them.
-    """
-    middle = float(np.nanmedian(chi2)) if np.isfinite(chi2).any() else np.nan
-    return [
-        f"The stars of exposure {names[int(i)]} "
-        f"({exposures.filter_name(int(exposures.filter[i]))}) scatter {chi2[i]:.1f} times as "
-        "much (chi2 per detection) as their errors say: clouds with structure, another filter "
-        "than its label says, or bad measurements."
-        for i in np.flatnonzero(np.nan_to_num(chi2) > max(4.0 * middle, 3.0))
-    ]

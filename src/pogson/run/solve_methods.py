@@ -136,6 +136,28 @@ def in_memory(
     return Answer(solution, solution.exposure_chi2(), _words(found), color)
 
 
+def check_partitionable(config: SolveConfig) -> None:
+    """Raise if a configuration cannot be solved from partitions.
+
+    Parameters
+    ----------
+    config : SolveConfig
+        Section ``[solve]``.
+
+    Raises
+    ------
+    ConfigError
+        If the colours are to be those of the solution.
+    """
+    from pogson.errors import ConfigError
+
+    if (_physical(config) or {}).get("solved_colors") is not None:
+        raise ConfigError(
+            "[solve] atmosphere: solved_colors needs all stars in memory; give color_bandpasses "
+            "and colours from the reference catalogue, or solve.partitions = 'never'."
+        )
+
+
 def from_partitions(
     partitions: Sequence[Partition],
     tables: SurveyTables,
@@ -169,7 +191,6 @@ def from_partitions(
     ConfigError
         If the colours are to be those of the solution.
     """
-    from pogson.errors import ConfigError
     from pogson.survey import calibrate_partitions, calibrate_physical_partitions
 
     options: dict[str, Any] = {"executor": executor, "results": results, "left_out": left_out}
@@ -177,10 +198,6 @@ def from_partitions(
     if physical is None:
         whole = calibrate_partitions(partitions, terms, tables, settings, **options)
         return Answer(whole.solution, whole.exposure_chi2, whole=whole)
-    if physical.get("solved_colors") is not None:
-        raise ConfigError(
-            "[solve] atmosphere: solved_colors needs all stars in memory; give color_bandpasses "
-            "and colours from the reference catalogue, or solve.partitions = 'never'."
-        )
+    check_partitionable(config)
     found, whole = calibrate_physical_partitions(partitions, terms, tables, settings, **options)
     return Answer(whole.solution, whole.exposure_chi2, _words(found), whole=whole)

@@ -1,8 +1,9 @@
 """From sources of many exposures to partitions of the stars on disk: memory is that of a part.
 
-The tables of sources are gone through twice, a table at a time: once for what each image is, once
-to write their detections by the part of the sky on which they lie. Stars are matched a part at a
-time, exactly across borders, and whole stars are written as the partitions that the solution reads.
+The tables of sources are gone through twice, some rows of one at a time: once for what each image
+is, once to write their detections by the part of the sky on which they lie. Stars are matched a
+part at a time, exactly across borders, and whole stars are written as the partitions that the
+solution reads.
 Numbers, stars and references are those of `pogson.run.solve_stars.assemble`.
 """
 
@@ -21,14 +22,15 @@ from pogson.errors import CalibrationError
 from pogson.run.config import ReferenceConfig
 from pogson.run.resume import TaskState, fingerprint
 from pogson.run.solve_config import SolveConfig
-from pogson.run.solve_sources import SourceFrame, check_alike, in_order
+from pogson.run.solve_moving import Moving, moving_objects, years
+from pogson.run.solve_sources import Image, SourceFrame, check_alike, in_order, joined
 from pogson.run.solve_stars import (
-    FOCAL_SAMPLE,
     ambiguous,
     said_counts,
     star_places,
     star_references,
     survey_tables,
+    thinning,
     usable_rows,
 )
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["PartitionedSurvey", "Scan", "assemble_partitions", "scan_sources"]
 
 _LARGE = 5  # partitions above which "auto" means partitions
-_MATCH = ("match_radius", "isolation", "min_snr", "min_detections", "magnitude_range", "color",
+_MATCH = ("match_radius", "isolation", "min_snr", "min_detections", "magnitude_range",
           "references", "nights_start", "epochs", "floor_per", "partition_rows")  # fmt: skip
 
 
@@ -67,10 +69,53 @@ class Scan:
     large: bool
 
 
-def _thinned(frame: SourceFrame) -> SourceFrame:
-    step = max(1, -(-len(frame) // FOCAL_SAMPLE))
+class _Images:
+    """The images that sources belong to, gathered piece by piece: with all sources, or a few."""
+
+    def __init__(self, *, few: bool) -> None:
+        self.few = few
+        self.pieces: dict[Image, list[SourceFrame]] = {}
+        self.sizes: dict[Image, int] = {}
+        self.steps: dict[Image, int] = {}
+
+    def add(self, frame: SourceFrame) -> None:
+        """Add a piece, or every so many of its sources."""
+        key, n = frame.image, len(frame)
+        at = self.sizes.get(key, 0)
+        self.sizes[key] = at + n
+        here = self.pieces.setdefault(key, [])
+        if not self.few:
+            here.append(frame)
+            return
+        step = self.steps.setdefault(key, 1)
+        here.append(_every(frame, step, -at % step))
+        self._thin(key)
+
+    def thin(self) -> None:
+        """Keep a few sources of each from now on."""
+        self.few = True
+        for key in self.pieces:
+            self._thin(key)
+
+    def _thin(self, key: Image) -> None:
+        step, new = self.steps.get(key, 1), thinning(self.sizes[key])
+        self.pieces[key] = [_every(joined(self.pieces[key]), new // step, 0)]
+        self.steps[key] = new
+
+    def scan(self) -> Scan:
+        """Return all images in order."""
+        frames = [joined(p) for p in self.pieces.values()]
+        sizes = list(self.sizes.values())
+        check_alike(frames)
+        order = in_order(frames)
+        return Scan(tuple(frames[i] for i in order), np.array([sizes[i] for i in order]), self.few)
+
+
+def _every(frame: SourceFrame, step: int, first: int) -> SourceFrame:
+    if step == 1 and first == 0:
+        return frame
     names = ("ra", "dec", "x", "y", "flux", "flux_err", "bad", "row")
-    few: dict[str, Any] = {n: np.array(getattr(frame, n)[::step]) for n in names}
+    few: dict[str, Any] = {n: np.array(getattr(frame, n)[first::step]) for n in names}
     return replace(frame, **few)
 
 
@@ -80,7 +125,7 @@ def scan_sources(source: Callable[[], Iterator[SourceFrame]], config: SolveConfi
     Parameters
     ----------
     source : callable
-        Yields the frames, each time it is called.
+        Yields the frames, each time it is called, in one piece or several.
     config : SolveConfig
         Says what is few.
 
@@ -89,19 +134,15 @@ def scan_sources(source: Callable[[], Iterator[SourceFrame]], config: SolveConfi
     ConfigError
         If fluxes do not mean the same or an image occurs twice.
     """
-    frames: list[SourceFrame] = []
-    sizes: list[int] = []
+    images = _Images(few=config.partitions == "always")
     total = 0
-    large = config.partitions == "always"
     for frame in source():
         total += len(frame)
-        if config.partitions == "auto" and total > _LARGE * config.partition_rows and not large:
-            large, frames = True, [_thinned(f) for f in frames]
-        sizes.append(len(frame))
-        frames.append(_thinned(frame) if large else frame)
-    check_alike(frames)
-    order = in_order(frames)
-    return Scan(tuple(frames[i] for i in order), np.array([sizes[i] for i in order]), large)
+        images.add(frame)
+        many = config.partitions == "auto" and total > _LARGE * config.partition_rows
+        if many and not images.few:
+            images.thin()
+    return images.scan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,8 +259,10 @@ def assemble_partitions(
         first = fingerprint(settings=[settings["match_radius"], settings["isolation"],
                                       settings["min_snr"], settings["partition_rows"]],
                             upstream=[mark])  # fmt: skip
-        found, counts = _associated(scan, source, config, folder, first)
-        writer = _Writer(folder / "partitions", config, tables, exposure, detector)
+        moving = moving_objects(catalog, tables.exposures.mjd, config)
+        year = years(tables.exposures.mjd)[exposure]
+        found, counts = _associated(scan, source, config, folder, first, moving, year)
+        writer = _Writer(folder / "partitions", config, tables, exposure, detector, moving)
         writer.write(found, counts)
         content = writer.finish(catalog, reference, color_fill(config))
         (folder / "partitions.json").write_text(json.dumps(content), encoding="utf-8")
@@ -274,6 +317,8 @@ def _associated(
     config: SolveConfig,
     folder: Path,
     print_: str,
+    moving: Moving | None,
+    year: np.ndarray,
 ) -> tuple[PartitionedAssociation, dict[str, int]]:
     """Match all usable sources, or take what an interrupted run matched."""
     from pogson.survey import PartitionedAssociation, associate_partitions
@@ -287,12 +332,13 @@ def _associated(
         return found, content["counts"]
     state.begin()
     shutil.rmtree(folder / "association", ignore_errors=True)
-    place = {f.key: k for k, f in enumerate(scan.frames)}
+    place = {f.image: k for k, f in enumerate(scan.frames)}
     counts: dict[str, int] = {}
     found = associate_partitions(
-        _detections(source(), place, config, counts), folder / "association",
-        radius=config.match_radius, isolation=config.isolation,
+        _detections(source(), place, config, counts, None if moving is None else year),
+        folder / "association", radius=config.match_radius, isolation=config.isolation,
         nside=_resolution(scan, config.partition_rows),
+        seeds=None if moving is None else moving.seeds,
     )  # fmt: skip
     numbers = [found.nside, found.stars, found.detections, found.unplaced]
     content = {"pixels": list(found.pixels), "numbers": numbers, "counts": counts}
@@ -303,13 +349,15 @@ def _associated(
 
 def _detections(
     frames: Iterator[SourceFrame],
-    place: dict[str, int],
+    place: dict[Image, int],
     config: SolveConfig,
     counts: dict[str, int],
+    year: np.ndarray | None,
 ) -> Iterator[Any]:
     """Yield the usable sources of each frame as a table; count the others."""
     import pyarrow as pa
 
+    seen: dict[int, int] = {}  # sources of a frame in the pieces before
     for frame in frames:
         columns = {n: getattr(frame, n) for n in ("ra", "dec", "x", "y", "flux", "flux_err", "bad")}
         usable, gone = usable_rows(columns, config)
@@ -317,9 +365,13 @@ def _detections(
             counts[name] = counts.get(name, 0) + n
         on = np.flatnonzero(usable)
         kept = {n: np.asarray(columns[n][on]) for n in ("ra", "dec", "x", "y", "flux", "flux_err")}
-        number = np.full(on.size, place[frame.key], np.int64)
+        k = place[frame.image]
+        number, at = np.full(on.size, k, np.int64), seen.get(k, 0)
+        seen[k] = at + len(frame)
+        if year is not None:
+            kept["epoch"] = np.full(on.size, year[k])
         # as in a table of all sources: the row is that in the frame
-        yield pa.table({**kept, "exposure": number, "source": on.astype(np.int64)})
+        yield pa.table({**kept, "exposure": number, "source": on.astype(np.int64) + at})
 
 
 class _Writer:
@@ -332,11 +384,13 @@ class _Writer:
         tables: SurveyTables,
         exposure: np.ndarray,
         detector: np.ndarray,
+        moving: Moving | None,
     ) -> None:
         self.folder, self.config, self.tables = folder, config, tables
-        self.exposure, self.detector = exposure, detector
+        self.exposure, self.detector, self.moving = exposure, detector, moving
         self.partitions: list[Partition] = []
         self.label: list[np.ndarray] = []
+        self.known: list[np.ndarray] = []
         self.places: list[tuple[np.ndarray, np.ndarray]] = []
         self.held: list[dict[str, np.ndarray]] = []
         self.counts: dict[str, int] = {}
@@ -360,6 +414,7 @@ class _Writer:
     def _part(self, association: Any, table: Any) -> dict[str, np.ndarray] | None:
         """Return the detections of one part whose stars can be used, stars numbered from 0."""
         names = ("star", "exposure", "source", "ra", "dec", "x", "y", "flux", "flux_err")
+        bands = self.tables.exposures.filter_count
         c = {n: table[n].to_numpy() for n in names}
         isolated = association.isolated[association.star]
         self.counts["not isolated"] += int(np.count_nonzero(~isolated))
@@ -367,7 +422,7 @@ class _Writer:
         rows = rows[np.lexsort((c["source"][rows], c["exposure"][rows]))]
         c = {n: v[rows] for n, v in c.items()}
         band = np.asarray(self.tables.exposures.filter)[self.exposure[c["exposure"]]]
-        label = c.pop("star") * self.tables.exposures.filter_count + band
+        label = c.pop("star") * bands + band
         unique, star, seen = np.unique(label, return_inverse=True, return_counts=True)
         enough = seen >= self.config.min_detections
         self.counts["star seen too few times"] += int(seen[~enough].sum())
@@ -375,7 +430,13 @@ class _Writer:
         if not on.any():
             return None
         out = {n: v[on] for n, v in c.items()}
-        return out | {"star": (np.cumsum(enough) - 1)[star[on]], "label": unique[enough]}
+        out |= {"star": (np.cumsum(enough) - 1)[star[on]], "label": unique[enough]}
+        if self.moving is None:
+            return out
+        numbers = table["star"].to_numpy()  # of the stars in the whole survey
+        row = np.full(int(numbers.max()) + 1, -1)
+        row[numbers] = self.moving.rows(association.seed)[association.star]
+        return out | {"known": row[out["label"] // bands]}
 
     def _flush(self) -> None:
         """Write what is held."""
@@ -412,6 +473,7 @@ class _Writer:
             _save(rows_file(made), {"frame": frame[rows], "row": source[rows]})
             at += len(piece)
         self.label.append(label)
+        self.known.append(c.get("known", np.full(label.size, -1)))
         self.places.append((ra, dec))
 
     def finish(
@@ -438,12 +500,12 @@ class _Writer:
         if catalog is not None and reference is not None:
             # in the order of the whole survey, in which ties of the match are decided
             mjd = np.asarray(self.tables.exposures.mjd)
-            joined = star_references(
+            found = star_references(
                 ra[order], dec[order], (label % bands)[order], mjd, self.tables, self.config,
-                catalog, reference,
+                catalog, reference, np.concatenate(self.known)[order],
             )  # fmt: skip
-            for name, values in joined.items():
-                columns[name][order] = values
+            for name in columns:
+                columns[name][order] = found[name]
         missing = np.zeros(label.size, bool)
         if fill is not None:
             missing = ~np.isfinite(columns["color"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,8 +143,11 @@ def write_products(root: Path, solved: Solved) -> list[Path]:
     sample = frames.sample()
     out.append(_table(root / "exposures.parquet", _exposure_columns(solved, entries, sample)))
     stars = _star_columns(solved)
-    if stars is not None:
+    if stars is None:
+        (root / "stars.parquet").unlink(missing_ok=True)
+    else:
         out.append(_table(root / "stars.parquet", stars))
+        shutil.rmtree(root / "stars", ignore_errors=True)  # of a solution from partitions
     out.append(_table(root / "sample.parquet", sample))
     _write_json(root / "solution.json", _facts(solved, entries))
     if solved.store is not None:
@@ -283,10 +287,11 @@ class _Frames:
             )  # fmt: skip
         except CalibrationError as error:
             return out | {"problem": str(error)}
-        x, y = frame.box.center
+        box = tables.detectors.boxes[d]
+        x, y = box.center
         counts, n_used, pull = self.counts(k)
         values: dict[str, Any] = {
-            "zero_point": 31.4 - 2.5 * np.log10(calib.mean(frame.box)),
+            "zero_point": 31.4 - 2.5 * np.log10(calib.mean(box)),
             "zero_point_err": float(calib.zero_point_error(x=x, y=y)) if calib.covariance else None,
             "intrinsic_scatter": self.floor(e) if counts else None,
             "n_matched": sum(counts.values()), "n_used": n_used, "pull_rms": pull,
@@ -404,7 +409,7 @@ def _star_columns(solved: Solved) -> dict[str, Any] | None:
         return None
     stars, names = a.observations.stars, s.model.tables.exposures
     suspect = np.zeros(len(stars), bool)
-    suspect[s.suspect_stars()] = True
+    suspect[s.suspect_stars(solved.suspect_probability)] = True
     from pogson.units import magnitude_to_flux
 
     flux, flux_err = magnitude_to_flux(s.stars.mag, s.stars.mag_err)
@@ -446,13 +451,17 @@ def _facts(solved: Solved, entries: list[dict[str, Any]]) -> dict[str, Any]:
         "validation": None,
     }  # fmt: skip
     if len(s.observations):
-        suspects = s.suspect_stars()
+        suspects = s.suspect_stars(solved.suspect_probability)
         out["suspects"] = [_suspect(solved, int(i)) for i in suspects[:200]]
         out["n_suspects"] = int(suspects.size)
     if solved.store is not None:
         out |= solved.store.facts
     if (o.flags & RowFlag.HELD_OUT.value).any():
-        found = (s if len(s.observations) else replace(s, observations=o)).validate()
+        try:
+            found = (s if len(s.observations) else replace(s, observations=o)).validate()
+        except MissingDataError:
+            out["notes"].append("No star that was held out is seen twice: none can be predicted.")
+            return out
         out["validation"] = {
             "stars": int(found.z.size), "p_value": found.p_value,
             "rms": float(np.sqrt(np.mean(found.z**2))), "pit": found.pit[:5000].tolist(),

@@ -225,7 +225,8 @@ def run_solve(
                                 settings=config.sources.model_dump(mode="json")),
                 )  # fmt: skip
             outputs = [p for p in root.glob("*.*") if p.suffix in (".json", ".h5", ".parquet")]
-            outputs += [*(root / "calibrations").glob("*"), *(root / "residuals").glob("*")]
+            for name in ("calibrations", "residuals", "stars"):
+                outputs += (root / name).glob("*")
             state.finish(mark, outputs)
             if listener is not None:
                 listener.advance("survey", None)

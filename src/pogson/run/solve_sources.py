@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["SourceFrame", "read_sources"]
 
 _POGSON = 2.5 / np.log(10.0)
+Image = tuple[str, str, str, str]  # key, exposure, detector, band
+_Names = tuple[str, str, str]  # exposure, detector, band
+BATCH = 1_000_000  # rows of a Parquet file that are read at a time
+_ARRAYS = ("ra", "dec", "x", "y", "flux", "flux_err", "bad", "row")
+_COLUMNS = ("exposure", "detector", "band", "ra", "dec", "x", "y", "flux", "flux_err", "mag",
+            "mag_err", "mjd", "airmass", "seeing", "flags")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +92,11 @@ class SourceFrame:
     def __len__(self) -> int:
         return int(self.x.size)
 
+    @property
+    def image(self) -> Image:
+        """Key, exposure, detector and band: what tells one image from another."""
+        return self.key, self.exposure, self.detector, self.band
+
 
 def read_sources(files: Sequence[str | Path], config: SourcesConfig) -> list[SourceFrame]:
     """Read tables of sources.
@@ -109,36 +121,138 @@ def read_sources(files: Sequence[str | Path], config: SourcesConfig) -> list[Sou
     ConfigError
         If the fluxes of the tables do not mean the same.
     """
-    frames = list(iter_sources(files, config))
+    pieces: dict[Image, list[SourceFrame]] = {}
+    for frame in iter_sources(files, config):
+        pieces.setdefault(frame.image, []).append(frame)
+    frames = [joined(p) for p in pieces.values()]
     check_alike(frames)
     return [frames[i] for i in in_order(frames)]
 
 
 def iter_sources(files: Sequence[str | Path], config: SourcesConfig) -> Iterator[SourceFrame]:
-    """Yield the frames of tables of sources, one table in memory at a time.
+    """Yield the frames of tables of sources, a part of one table in memory at a time.
 
     Parameters
     ----------
     files, config
         As in `read_sources`.
-    """
-    from pogson.formats import read_catalog
 
+    Yields
+    ------
+    SourceFrame
+        An image that a Parquet file holds in several of its parts comes in pieces, one after
+        another in the order of the rows; see `joined`.
+    """
     if not files:
         raise MissingDataError("No table of sources is given; name some, as sources/*.parquet.")
-    for file in files:
+    owner: dict[Image, int] = {}
+    for k, file in enumerate(files):
         path = Path(file)
         if not path.is_file():
             raise MissingDataError(f"There is no table of sources {str(path)!r}.")
-        record = path.with_suffix(".json")
-        if record.is_file():
-            yield measured_frame(path, record)
-            continue
-        table = read_catalog(path)
-        if "main_flux" in table.meta and "photo_calib" in table.meta:
-            yield _catalog_frame(table, path)
-        else:
-            yield from wide_frames(table, config, str(path))
+        for frame in _frames_of(path, config):
+            if owner.setdefault(frame.image, k) != k:
+                raise ConfigError(
+                    f"The tables hold exposure and detector {frame.key!r} more than once: in "
+                    f"{str(files[owner[frame.image]])!r} and {str(path)!r}; give each table once."
+                )
+            yield frame
+
+
+def _frames_of(path: Path, config: SourcesConfig) -> Iterator[SourceFrame]:
+    """Yield the frames of one table."""
+    from pogson.formats import read_catalog
+
+    record = path.with_suffix(".json")
+    if record.is_file():
+        yield measured_frame(path, record)
+        return
+    if path.suffix.lower() in (".parquet", ".parq", ".pq") and not _is_catalog(path):
+        yield from _parquet_frames(path, config)
+        return
+    table = read_catalog(path)
+    if "main_flux" in table.meta and "photo_calib" in table.meta:
+        yield _catalog_frame(table, path)
+    else:
+        yield from wide_frames(table, config, str(path))
+
+
+def _is_catalog(path: Path) -> bool:
+    """Whether a Parquet file is a calibrated catalogue of one image, or cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        said = (pq.read_schema(path).metadata or {}).get(b"pogson", b"")
+    except (OSError, pa.ArrowException):
+        return True  # read_catalog says what is wrong
+    return b'"photo_calib"' in said and b'"main_flux"' in said
+
+
+def _parquet_frames(path: Path, config: SourcesConfig) -> Iterator[SourceFrame]:
+    """Yield the frames of a table of any program, some rows and the needed columns at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from astropy.table import Table
+
+    from pogson.errors import FileFormatError
+    from pogson.formats.catalogs import column_from_arrow
+
+    said = config.model_dump()
+    wanted = {str(v) for k, v in said.items() if k in _COLUMNS and v is not None} | {"mag_err"}
+    bands: dict[str, str] = {}
+    first = 0
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            names = file.schema_arrow.names
+            _check_columns(names, config, str(path))
+            columns = [n for n in names if n in wanted]
+            for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):
+                part = pa.Table.from_batches([batch])
+                table = Table({
+                    n: column_from_arrow(part.column(n), part.schema.field(n)) for n in columns
+                })  # fmt: skip
+                yield from wide_frames(table, config, str(path), first=first, bands=bands)
+                first += len(table)
+    except (OSError, pa.ArrowException) as error:
+        raise FileFormatError(
+            f"Cannot read {path} as a parquet catalogue: {error}. The file may be truncated, "
+            "damaged, or of another format."
+        ) from None
+    if not first:
+        raise MissingDataError(f"{path} has no rows.")
+
+
+def joined(pieces: Sequence[SourceFrame]) -> SourceFrame:
+    """Return one frame of the pieces of an image, in their order.
+
+    Parameters
+    ----------
+    pieces : sequence of SourceFrame
+        Of one image.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    from pogson.fields import Box
+
+    arrays: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in pieces]) for n in _ARRAYS}
+    boxes = [p.box for p in pieces]
+    box = boxes[0] if len(set(boxes)) == 1 else Box(
+        0, 0, max(b.x_max for b in boxes) + 1, max(b.y_max for b in boxes) + 1
+    )  # fmt: skip
+    return replace(
+        pieces[0], box=box, mjd=_mean(pieces, "mjd"), airmass=_mean(pieces, "airmass"),
+        seeing=_mean(pieces, "seeing"), **arrays,
+    )  # fmt: skip
+
+
+def _mean(pieces: Sequence[SourceFrame], name: str) -> float:
+    value = np.array([getattr(p, name) for p in pieces])
+    weight = np.where(np.isfinite(value), [max(len(p), 1e-9) for p in pieces], 0.0)
+    known = value[weight > 0]
+    if not known.size or np.ptp(known) == 0.0:
+        return float(known[0]) if known.size else float("nan")
+    return float(known @ weight[weight > 0] / weight.sum())
 
 
 def in_order(frames: Sequence[SourceFrame]) -> list[int]:
@@ -161,13 +275,20 @@ def check_alike(frames: Sequence[SourceFrame]) -> None:
                 f"{first.reference.label} in {first.unit}: one solution needs fluxes of one kind. "
                 "Measure them alike, or solve them separately."
             )
-    keys = [f.key for f in frames]
-    twice = sorted({k for k in keys if keys.count(k) > 1}) if len(set(keys)) < len(keys) else []
-    if twice:
-        raise ConfigError(
-            f"The tables hold exposure and detector {twice[0]!r} more than once; give each table "
-            "once."
-        )
+    owner: dict[str, SourceFrame] = {}
+    for f in frames:
+        other = owner.setdefault(f.key, f)
+        if other.image == f.image and other is not f:
+            raise ConfigError(
+                f"The tables hold exposure and detector {f.key!r} more than once; give each table "
+                "once."
+            )
+        if other is not f:
+            raise ConfigError(
+                f"Exposure {other.exposure!r} with detector {other.detector!r}, and exposure "
+                f"{f.exposure!r} with detector {f.detector!r} ({other.band}, {f.band}) would be "
+                f"written to the same file, {f.key!r}; rename one of them."
+            )
 
 
 def _number(value: Any) -> float:
@@ -175,6 +296,11 @@ def _number(value: Any) -> float:
         return float("nan") if value is None else float(value)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def _name(detector: Any) -> str:
+    """Return the name of a detector, which may be the number 0; none: the only one."""
+    return "" if detector is None else str(detector)
 
 
 def serious(flags: Any) -> np.ndarray:
@@ -209,7 +335,7 @@ def measured_frame(path: str | Path, record: str | Path) -> SourceFrame:
         ) from None
     return _frame(
         read_catalog(path), name, key, box, reference, exposure=str(said["exposure_id"]),
-        detector=str(said["detector"] or ""), band=str(said["band"]),
+        detector=_name(said["detector"]), band=str(said["band"]),
         mjd=_number(values.get("mjd")), airmass=_number(values.get("airmass")),
         seeing=_number(values.get("fwhm")), unit=said["unit"],
     )  # fmt: skip
@@ -228,7 +354,7 @@ def _catalog_frame(table: Table, path: Path) -> SourceFrame:
         )
     return _frame(
         table, name, path.stem, calib.field.box, calib.reference, exposure=str(meta["exposure_id"]),
-        detector=str(meta.get("detector") or ""), band=str(meta["band"]),
+        detector=_name(meta.get("detector")), band=str(meta["band"]),
         mjd=_number(meta.get("mjd")), airmass=_number(meta.get("airmass")), seeing=float("nan"),
         unit=str(table[name].unit or "adu"),
     )  # fmt: skip
@@ -248,7 +374,14 @@ def _frame(
     )  # fmt: skip
 
 
-def wide_frames(table: Table, config: SourcesConfig, path: str) -> list[SourceFrame]:
+def wide_frames(
+    table: Table,
+    config: SourcesConfig,
+    path: str,
+    *,
+    first: int = 0,
+    bands: dict[str, str] | None = None,
+) -> list[SourceFrame]:
     """Return the frames of a table with one row a detection, of any exposures and detectors.
 
     Parameters
@@ -259,36 +392,66 @@ def wide_frames(table: Table, config: SourcesConfig, path: str) -> list[SourceFr
         Names of columns.
     path : str
         For messages.
+    first : int
+        Row of the file with which the table begins.
+    bands : dict, optional
+        Bands of the exposures of the rows before; those of the table are added.
+
+    Raises
+    ------
+    MissingDataError
+        If columns are missing, rows do not say what they belong to, or an exposure has two bands.
     """
-    columns = _wide_columns(table, config, path)
-    exposure, detector, band = (columns[n] for n in ("exposure", "detector", "band"))
-    label = np.char.add(np.char.add(exposure, "\x1f"), np.char.add(detector, "\x1f"))
-    unique, inverse = np.unique(np.char.add(label, band), return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
-    edges = np.searchsorted(inverse[order], np.arange(unique.size + 1))
+    columns = _wide_columns(table, config, path, first)
+    names, code = _images(columns)
+    order = np.argsort(code, kind="stable")
+    edges = np.searchsorted(code[order], np.arange(len(names) + 1))
     boxes = _boxes(columns, config)
-    bands: dict[str, str] = {}
-    for text in unique:
-        e, _, b = str(text).split("\x1f")
+    bands = {} if bands is None else bands
+    for e, _, b in names:
         if bands.setdefault(e, b) != b:
             raise MissingDataError(
                 f"{path}: exposure {e!r} has rows of bands {bands[e]!r} and {b!r}; an exposure is "
                 "taken through one filter. Correct the table."
             )
-    out = []
-    for k, text in enumerate(unique):
-        rows = order[edges[k] : edges[k + 1]]
-        e, d, b = str(text).split("\x1f")
-        out.append(_wide_frame(columns, rows, (e, d, b), boxes[d], config))
-    return out
+    return [
+        _wide_frame(columns, order[edges[k] : edges[k + 1]], said, boxes[said[1]], config, first)
+        for k, said in enumerate(names)
+    ]
+
+
+def _images(columns: dict[str, Any]) -> tuple[list[_Names], np.ndarray]:
+    """Return exposure, detector and band of each image, and the number of each row's."""
+    texts, code = [], np.zeros(columns["x"].size, np.int64)
+    for name in ("exposure", "detector", "band"):
+        text, number = columns[name]
+        texts.append(text)
+        code = code * len(text) + number
+    unique, code = np.unique(code, return_inverse=True)
+    detectors, bands = len(texts[1]), len(texts[2])
+    images = [
+        (str(texts[0][u // (detectors * bands)]), str(texts[1][u // bands % detectors]),
+         str(texts[2][u % bands]))
+        for u in unique
+    ]  # fmt: skip
+    order = sorted(range(len(images)), key=lambda i: images[i])
+    rank = np.empty(len(images), np.int64)
+    rank[order] = np.arange(len(images))
+    return [images[i] for i in order], rank[code.reshape(-1)]
+
+
+def _file_name(exposure: str, detector: str) -> str:
+    """Return a key that is one part of a path whatever the exposure is called."""
+    return re.sub(r"[^\w.+-]+", "_", f"{exposure}-{detector}" if detector else exposure)
 
 
 def _wide_frame(
-    c: dict[str, np.ndarray],
+    c: dict[str, Any],
     rows: np.ndarray,
-    said: tuple[str, str, str],
+    said: _Names,
     box: Box,
     config: SourcesConfig,
+    first: int,
 ) -> SourceFrame:
     from pogson.calib import FluxReference
 
@@ -298,21 +461,23 @@ def _wide_frame(
         reference = FluxReference.total() if kind == "total" else FluxReference.psf()
     else:
         reference = FluxReference.aperture(kind, frame="sky")
-    middle = {n: float(np.nanmedian(c[n][rows])) if np.isfinite(c[n][rows]).any() else np.nan
-              for n in ("mjd", "airmass", "seeing")}  # fmt: skip
+    middle = {n: _middle(c[n][rows]) for n in ("mjd", "airmass", "seeing")}
     return SourceFrame(
-        key=f"{e}-{d}" if d else e, exposure=e, detector=d, band=b, mjd=middle["mjd"],
+        key=_file_name(e, d), exposure=e, detector=d, band=b, mjd=middle["mjd"],
         airmass=middle["airmass"], seeing=middle["seeing"], box=box, unit=config.unit,
         measure=config.measure, reference=reference, ra=c["ra"][rows], dec=c["dec"][rows],
         x=c["x"][rows], y=c["y"][rows], flux=c["flux"][rows], flux_err=c["flux_err"][rows],
-        bad=c["flags"][rows] != 0, row=rows,
+        bad=c["flags"][rows] != 0, row=first + rows,
     )  # fmt: skip
 
 
-def _wide_columns(table: Table, config: SourcesConfig, path: str) -> dict[str, np.ndarray]:
-    n, names = len(table), set(table.colnames)
-    if not n:
-        raise MissingDataError(f"{path} has no rows.")
+def _middle(values: np.ndarray) -> float:
+    good = values[np.isfinite(values)]
+    return float(np.median(good)) if good.size else float("nan")
+
+
+def _check_columns(names: Sequence[str], config: SourcesConfig, path: str) -> None:
+    """Raise if a table lacks a column that is needed."""
     needed = [config.exposure, config.ra, config.dec, config.x, config.y]
     needed += [config.mag, config.mag_err or "mag_err"] if config.mag else [
         config.flux, config.flux_err]  # fmt: skip
@@ -320,21 +485,33 @@ def _wide_columns(table: Table, config: SourcesConfig, path: str) -> dict[str, n
     if missing:
         raise MissingDataError(
             f"{path} has no column {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(table.colnames)}. Say in [sources] what the columns are called."
+            f"{', '.join(names)}. Say in [sources] what the columns are called."
         )
 
-    def text(name: str, default: str) -> np.ndarray:
-        if name not in names:
-            return np.full(n, default, dtype="U64")
-        return np.char.strip(np.asarray(table[name]).astype(str))
+
+def _wide_columns(table: Table, config: SourcesConfig, path: str, first: int) -> dict[str, Any]:
+    n, names = len(table), set(table.colnames)
+    if not n:
+        raise MissingDataError(f"{path} has no rows.")
+    _check_columns(table.colnames, config, path)
 
     def number(name: str | None, default: float = np.nan) -> np.ndarray:
         if name is None or name not in names:
             return np.full(n, default)
-        return np.asarray(np.ma.filled(np.ma.asarray(table[name], float), np.nan), float)
+        try:
+            column = np.ma.asarray(table[name]).astype(float)
+        except (TypeError, ValueError):
+            raise MissingDataError(
+                f"{path}: column {name!r} holds {table[name].dtype}, it must be numbers."
+            ) from None
+        return np.asarray(np.ma.filled(column, np.nan))
 
-    out = {"exposure": text(config.exposure, ""), "detector": text(config.detector, "0"),
-           "band": text(config.band, config.band)}  # fmt: skip
+    out: dict[str, Any] = {}
+    for key, default in (("exposure", ""), ("detector", "0"), ("band", config.band)):
+        name = getattr(config, key)
+        out[key] = (np.array([default]), np.zeros(n, np.int64))
+        if name in names:
+            out[key] = _texts(table[name], key, name, path, first)
     for key in ("ra", "dec", "x", "y", "mjd", "airmass", "seeing"):
         out[key] = number(getattr(config, key))
     if config.mag:
@@ -346,17 +523,35 @@ def _wide_columns(table: Table, config: SourcesConfig, path: str) -> dict[str, n
     return out
 
 
-def _boxes(c: dict[str, np.ndarray], config: SourcesConfig) -> dict[str, Box]:
+def _texts(column: Any, what: str, name: str, path: str, first: int) -> tuple[Any, np.ndarray]:
+    """Return the different names in a column as text, and the number of each row's."""
+    values, lacking = np.asarray(np.ma.getdata(column)), np.ma.getmaskarray(column)
+    lacking = lacking | ~np.isfinite(values) if values.dtype.kind == "f" else lacking
+    if not lacking.all() and values.dtype.kind == "f" and np.all(values[~lacking] % 1 == 0):
+        values = np.where(lacking, 0.0, values).astype(np.int64)  # integers, read as floats
+    unique, code = np.unique(values, return_inverse=True)
+    text, again = np.unique(np.char.strip(unique.astype(str)), return_inverse=True)
+    code = again.reshape(-1)[code.reshape(-1)]
+    if what != "detector":
+        lacking = lacking | (text == "")[code]
+    if lacking.any():
+        raise MissingDataError(
+            f"{path}: {int(lacking.sum())} rows have no {what} in column {name!r}, the first is "
+            f"row {first + int(np.argmax(lacking))}; fill it in, or remove them."
+        )
+    return text, code
+
+
+def _boxes(c: dict[str, Any], config: SourcesConfig) -> dict[str, Box]:
     """Return the box of each detector: given, or the smallest that holds its sources."""
     from pogson.fields import Box
 
-    out = {}
-    for d in np.unique(c["detector"]):
-        if config.detector_size is not None:
-            out[str(d)] = Box(0, 0, *config.detector_size)
-            continue
-        on = c["detector"] == d
-        x, y = c["x"][on], c["y"][on]
-        size = [max(1, int(np.ceil(np.nanmax(v, initial=0.0))) + 1) for v in (x, y)]
-        out[str(d)] = Box(0, 0, size[0], size[1])
-    return out
+    text, code = c["detector"]
+    if config.detector_size is not None:
+        return {str(d): Box(0, 0, *config.detector_size) for d in text}
+    size = np.zeros((2, len(text)))
+    for k, v in enumerate((c["x"], c["y"])):
+        good = np.isfinite(v)
+        np.maximum.at(size[k], code[good], v[good])
+    whole = np.ceil(size).astype(int) + 1
+    return {str(d): Box(0, 0, int(w), int(h)) for d, w, h in zip(text, *whole, strict=True)}

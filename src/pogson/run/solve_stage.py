@@ -111,10 +111,13 @@ def solve_and_write(
     if scan.large:
         from pogson.run.solve_store import fit_partitions
 
+        _check_first(scan, config, folder)
         survey = assemble_partitions(
             scan, source, config, root / "match", catalog, reference, mark=mark
         )
-        solved = fit_partitions(survey, config, folder, root, executor=executor)
+        solved = fit_partitions(
+            survey, config, folder, root, reference=reference, executor=executor
+        )
         stars, detections = survey.stars, survey.detections
     else:
         from pogson.run.solve_fit import fit_survey
@@ -129,6 +132,19 @@ def solve_and_write(
         "stars": stars, "detections": detections, "parameters": int(s.parameters.size),
         "chi2": s.chi2, "degrees_of_freedom": s.degrees_of_freedom, "passes": s.passes,
     }  # fmt: skip
+
+
+def _check_first(scan: Any, config: SolveConfig, folder: Path) -> None:
+    """Raise what is wrong with the terms before millions of sources are matched."""
+    from pogson.run.solve_config import build_terms
+    from pogson.run.solve_fit import check_inputs
+    from pogson.run.solve_methods import check_partitionable
+    from pogson.run.solve_stars import survey_tables
+
+    tables, _, _, names, _ = survey_tables(scan.frames, config)
+    check_partitionable(config)
+    build_terms(config, folder, tables)
+    check_inputs(config, tables, names)
 
 
 def _solve(executor: Executor, job: SolveJob) -> dict[str, Any]:

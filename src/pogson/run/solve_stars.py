@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pogson.errors import CalibrationError
+from pogson.errors import CalibrationError, ConfigError
 from pogson.run.config import ReferenceConfig
-from pogson.run.solve_config import SolveConfig
+from pogson.run.solve_atmosphere import color_pairs
+from pogson.run.solve_config import SolveConfig, SolveTermConfig
+from pogson.run.solve_moving import Moving, moving_objects, with_known, years
 from pogson.run.solve_sources import SourceFrame
 
 if TYPE_CHECKING:
+    from pogson.fields import Box
     from pogson.formats import ReferenceCatalog
     from pogson.survey import Observations, SurveyTables
 
@@ -43,6 +46,8 @@ class Assembled:
         Object on the sky of each star (one object has a star in each band).
     counts : dict
         How many sources do not take part, by reason.
+    colors : numpy.ndarray, shape (stars, colours), optional
+        Colours in the reference catalogue, where spectra follow from several; NaN: not known.
 
     Examples
     --------
@@ -60,6 +65,7 @@ class Assembled:
     row: np.ndarray
     object: np.ndarray
     counts: dict[str, int]
+    colors: np.ndarray | None = None
 
 
 def _numbered(names: Sequence[str]) -> np.ndarray:
@@ -69,6 +75,11 @@ def _numbered(names: Sequence[str]) -> np.ndarray:
         if len(set(numbers)) == len(numbers):
             return np.array(numbers)
     return np.arange(1, len(names) + 1)
+
+
+def _texts(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names where their numbers do not say the same."""
+    return () if [str(n) for n in _numbered(names)] == list(names) else tuple(names)
 
 
 def survey_tables(
@@ -110,12 +121,68 @@ def survey_tables(
     table = Exposures(
         _numbered(names), mjd=np.nan_to_num(mjd), airmass=mean["airmass"], seeing=mean["seeing"],
         night=night, epoch=np.searchsorted(np.sort(config.epochs), np.nan_to_num(mjd), "right"),
-        filter=band, category=category, filter_names=tuple(bands),
+        filter=band, category=category, filter_names=tuple(bands), names=_texts(names),
     )  # fmt: skip
-    boxes = [frames[int(np.flatnonzero(detector == i)[0])].box for i in range(len(detectors))]
-    transform: Any = focal_plane(frames, exposure, detector, len(detectors))
-    made = Detectors(_numbered(detectors), tuple(boxes), transform)
+    check_times(config, mjd, names)
+    boxes = _boxes(frames, detector, len(detectors))
+    transform: Any = focal_plane(frames, exposure, detector, boxes)
+    made = Detectors(_numbered(detectors), tuple(boxes), transform, _texts(detectors))
     return SurveyTables(table, made), exposure, detector, names, detectors
+
+
+def _boxes(frames: Sequence[SourceFrame], detector: np.ndarray, n: int) -> list[Box]:
+    """Return the smallest box of each detector that holds those of all its frames."""
+    from pogson.fields import Box
+
+    out = []
+    for i in range(n):
+        here = list({frames[int(k)].box for k in np.flatnonzero(detector == i)})
+        x0, y0 = min(b.x_min for b in here), min(b.y_min for b in here)
+        x1, y1 = max(b.x_max for b in here), max(b.y_max for b in here)
+        out.append(here[0] if len(here) == 1 else Box(x0, y0, x1 - x0 + 1, y1 - y0 + 1))
+    return out
+
+
+def check_times(config: SolveConfig, mjd: np.ndarray, names: Sequence[str]) -> None:
+    """Raise if exposures lack the time that a term or a class of exposures goes by.
+
+    Parameters
+    ----------
+    config : SolveConfig
+        The terms.
+    mjd : numpy.ndarray
+        Of each exposure; NaN: not known.
+    names : sequence of str
+        What the tables of sources call them.
+
+    Raises
+    ------
+    ConfigError
+        Naming what needs the time, and exposures.
+    """
+    lacking = np.flatnonzero(~np.isfinite(mjd))
+    if not lacking.size:
+        return
+    needs = [f"The term {t.kind!r}" for t in config.terms if _goes_by_time(t, config)]
+    needs += ["solve.floor_per = 'night'"] if config.floor_per == "night" else []
+    needs += ["solve.photometric_threshold"] if config.photometric_threshold is not None else []
+    if needs:
+        some = ", ".join(names[i] for i in lacking[:5])
+        raise ConfigError(
+            f"[solve] {needs[0]} needs the mjd of every exposure; {lacking.size} have none: "
+            f"{some}. Give it in the tables, or leave it out (terms per night: by = ['filter'])."
+        )
+
+
+def _goes_by_time(term: SolveTermConfig, config: SolveConfig) -> bool:
+    by = term.settings.get("by")
+    if term.kind in ("atmosphere", "mirror_decay"):
+        return True
+    if term.kind == "airmass_extinction" and (by is None or term.settings.get("slope")):
+        return True
+    if by is None and term.kind in ("detector_zero_point", "star_flat", "radial_flat"):
+        by = ["epoch"]
+    return "night" in (by or ()) or ("epoch" in (by or ()) and len(config.epochs) > 0)
 
 
 def _rows(keys: Sequence[Any], known: Sequence[Any]) -> np.ndarray:
@@ -138,7 +205,10 @@ def _per_exposure(
 
 
 def focal_plane(
-    frames: Sequence[SourceFrame], exposure: np.ndarray, detector: np.ndarray, n: int
+    frames: Sequence[SourceFrame],
+    exposure: np.ndarray,
+    detector: np.ndarray,
+    boxes: Sequence[Box],
 ) -> np.ndarray | None:
     """Return affine maps from pixels to the focal plane, from the sources' own positions.
 
@@ -169,16 +239,27 @@ def focal_plane(
         for d, affine in found.items():
             if d not in maps:
                 maps[d] = affine + np.array([[0, 0, shift[0]], [0, 0, shift[1]]])
-        if len(maps) == n:
+        if len(maps) == len(boxes):
             break
-    if len(maps) < n:
+    if len(maps) < len(boxes):
         return None
-    return _scaled_to_unity(np.stack([maps[d] for d in range(n)]), frames, detector)
+    return _scaled_to_unity(np.stack([maps[d] for d in range(len(boxes))]), boxes)
 
 
 def _few(frame: SourceFrame, name: str) -> np.ndarray:
     """Return a column of some of the sources of an image: always the same ones."""
-    return np.asarray(getattr(frame, name)[:: max(1, -(-len(frame) // FOCAL_SAMPLE))])
+    return np.asarray(getattr(frame, name)[:: thinning(len(frame))])
+
+
+def thinning(n: int) -> int:
+    """Return the power of two so that every so manyth of n sources are no more than a sample.
+
+    Powers of two: what was thinned before is thinned further to what thinning at once gives.
+    """
+    step = 1
+    while -(-n // step) > FOCAL_SAMPLE:
+        step *= 2
+    return step
 
 
 def _middle(ra: np.ndarray, dec: np.ndarray) -> tuple[float, float]:
@@ -203,13 +284,10 @@ def _affine(frame: SourceFrame, center: tuple[float, float]) -> np.ndarray | Non
     return None if rank < 3 else np.degrees(solved.T)
 
 
-def _scaled_to_unity(
-    maps: np.ndarray, frames: Sequence[SourceFrame], detector: np.ndarray
-) -> np.ndarray:
+def _scaled_to_unity(maps: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
     """Centre and scale the maps so that the outermost pixel lies at 1 from the middle."""
     corners = []
-    for d, m in enumerate(maps):
-        box = frames[int(np.flatnonzero(detector == d)[0])].box
+    for m, box in zip(maps, boxes, strict=True):
         x, y = np.meshgrid(box.x_bounds, box.y_bounds)
         corners.append(m @ np.stack([x.ravel(), y.ravel(), np.ones(4)]))
     points = np.concatenate(corners, axis=1)
@@ -253,7 +331,8 @@ def assemble(
     tables, exposure, detector, names, detectors = survey_tables(frames, config)
     c = _joined(frames)
     usable, counts = usable_rows(c, config)
-    group, isolated = _objects(c, usable, config)
+    moving = moving_objects(catalog, tables.exposures.mjd, config)
+    group, isolated, known = _objects(c, usable, config, moving, exposure, tables.exposures.mjd)
     counts["not isolated"] = int(np.count_nonzero(usable & (group >= 0) & ~isolated))
     keep = np.flatnonzero(usable & (group >= 0) & isolated)
     band = np.asarray(tables.exposures.filter)[exposure[c["frame"][keep]]]
@@ -271,9 +350,10 @@ def assemble(
     number = np.cumsum(enough) - 1
     on = enough[star]
     keep, star = keep[on], number[star[on]]
-    stars, objects = _stars(
-        unique[enough], bands, c, keep, star, tables, config, catalog, reference
-    )
+    stars, objects, colors = _stars(
+        unique[enough], bands, c, keep, star, tables, config, catalog, reference,
+        known[unique[enough] // bands],
+    )  # fmt: skip
     order = np.lexsort((detector[c["frame"][keep]], exposure[c["frame"][keep]], star))
     keep, star = keep[order], star[order]
     e, d = exposure[c["frame"][keep]], detector[c["frame"][keep]]
@@ -284,7 +364,7 @@ def assemble(
     )  # fmt: skip
     return Assembled(
         tuple(frames), obs, exposure, detector, tuple(names), tuple(detectors),
-        c["frame"][keep], c["row"][keep], objects, {k: v for k, v in counts.items() if v},
+        c["frame"][keep], c["row"][keep], objects, {k: v for k, v in counts.items() if v}, colors,
     )  # fmt: skip
 
 
@@ -302,10 +382,12 @@ def usable_rows(c: dict[str, np.ndarray], config: SolveConfig) -> tuple[np.ndarr
     with np.errstate(invalid="ignore", divide="ignore"):
         finite = np.isfinite(c["flux"]) & np.isfinite(c["flux_err"]) & (c["flux_err"] > 0)
         placed = np.isfinite(c["ra"] + c["dec"] + c["x"] + c["y"])
+        beyond = np.abs(c["dec"]) > 90.0
         weak = c["flux"] < config.min_snr * c["flux_err"]
     reasons = {
         "number missing or error not positive": ~finite,
         "position missing": ~placed,
+        "declination beyond 90 degrees": beyond,
         "flagged by the measurement": c["bad"],
         f"signal-to-noise below {config.min_snr:g}": weak,
     }
@@ -317,23 +399,36 @@ def usable_rows(c: dict[str, np.ndarray], config: SolveConfig) -> tuple[np.ndarr
 
 
 def _objects(
-    c: dict[str, np.ndarray], usable: np.ndarray, config: SolveConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the object of each usable source (-1: none), and whether it stands alone."""
+    c: dict[str, np.ndarray],
+    usable: np.ndarray,
+    config: SolveConfig,
+    moving: Moving | None,
+    exposure: np.ndarray,
+    mjd: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Match sources on the sky.
+
+    Returns the object of each usable source (-1: none), whether it stands alone, and the row in the
+    catalogue of each object that was found by its proper motion (-1: others).
+    """
     from pogson.survey.association import associate
 
     group = np.full(usable.size, -1, np.int64)
     isolated = np.zeros(usable.size, bool)
     rows = np.flatnonzero(usable)
     if not rows.size:
-        return group, isolated
+        return group, isolated, group
+    options: dict[str, Any] = {}
+    if moving is not None:
+        options = {"seeds": moving.seeds, "epoch": years(mjd)[exposure[c["frame"][rows]]]}
     found = associate(
         c["ra"][rows], c["dec"][rows], exposure=c["frame"][rows], radius=config.match_radius,
-        isolation=config.isolation,
+        isolation=config.isolation, **options,
     )  # fmt: skip
     group[rows] = found.star
     isolated[rows] = (found.star >= 0) & found.isolated[found.star]
-    return group, isolated
+    known = np.full(found.seed.size, -1) if moving is None else moving.rows(found.seed)
+    return group, isolated, known
 
 
 def ambiguous(star: np.ndarray, e: np.ndarray, d: np.ndarray, flux: np.ndarray) -> np.ndarray:
@@ -369,8 +464,9 @@ def _stars(
     config: SolveConfig,
     catalog: ReferenceCatalog | None,
     reference: ReferenceConfig | None,
-) -> tuple[Any, np.ndarray]:
-    """Return the table of stars, with colours and references, and their objects."""
+    known: np.ndarray,
+) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Return the table of stars, with colours and references, their objects, and all colours."""
     from pogson.survey import Stars
 
     objects, band = np.unique(label // bands, return_inverse=True)[1], label % bands
@@ -378,8 +474,9 @@ def _stars(
     columns: dict[str, Any] = {"filter": band, "ra": ra, "dec": dec}
     if catalog is not None and reference is not None:
         mjd = np.asarray(tables.exposures.mjd)
-        columns |= star_references(ra, dec, band, mjd, tables, config, catalog, reference)
-    return Stars(np.arange(1, label.size + 1), **columns), objects
+        columns |= star_references(ra, dec, band, mjd, tables, config, catalog, reference, known)
+    colors = columns.pop("colors", None)
+    return Stars(np.arange(1, label.size + 1), **columns), objects, colors
 
 
 def star_references(
@@ -391,28 +488,36 @@ def star_references(
     config: SolveConfig,
     catalog: ReferenceCatalog,
     reference: ReferenceConfig,
+    known: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return colour, reference magnitude and error of each star; NaN where there is none."""
+    """Return colour, reference magnitude and error of each star; NaN where there is none.
+
+    ``known`` holds the row in the catalogue of stars that were found by their proper motion.
+    """
     from pogson.calib.matching import match_catalogs
     from pogson.run.zeroing import reference_magnitudes
     from pogson.units import flux_to_magnitude
 
     if np.any(mjd > 0):
         catalog = catalog.at_epoch(mjd=float(np.median(mjd[mjd > 0])))
-    good = catalog.usable()
+    good = np.asarray(catalog.usable())
+    known = np.where((known >= 0) & good[np.maximum(known, 0)], known, -1)
     their_ra = np.where(good, np.asarray(catalog.table["ra"], float), np.nan)
     their_dec = np.asarray(catalog.table["dec"], float)
     out = {n: np.full(ra.size, np.nan) for n in ("color", "reference_mag", "reference_err")}
+    pairs = color_pairs(config.terms)
+    if pairs:
+        out["colors"] = np.full((ra.size, len(pairs)), np.nan)
     for b in np.unique(band):
         rows = np.flatnonzero(band == b)
         match = match_catalogs(ra[rows], dec[rows], their_ra, their_dec, reference.match_radius)
-        ours, theirs = match.rows
+        ours, theirs, clear = with_known(match, known[rows], known)
         name = tables.exposures.filter_name(int(b))
         flux, err, color = reference_magnitudes(catalog, reference, name)[:3]
         with np.errstate(divide="ignore", invalid="ignore"):
             mag = flux_to_magnitude(np.where(flux > 0, flux, np.nan))
             mag_err = _POGSON * np.where(np.isfinite(err), err, 0.0) / flux
-        use = ~match.ambiguous[ours]
+        use = clear
         limits = config.magnitude_range or reference.magnitude_range
         if limits is not None:
             with np.errstate(invalid="ignore"):
@@ -423,10 +528,16 @@ def star_references(
         at, theirs_used = rows[ours[use]], theirs[use]
         out["reference_mag"][at] = mag[theirs_used]
         out["reference_err"][at] = np.maximum(mag_err[theirs_used], 1e-6)
-        if reference.transformation is None:
+        if reference.transformation is not None and reference.color is not None:
+            color = catalog.color(*reference.color)[0]
+        if reference.transformation is None or reference.color is not None:
             out["color"][rows[ours]] = color[theirs]
+        for k, pair in enumerate(pairs):
+            out["colors"][rows[ours], k] = catalog.color(*pair)[0][theirs]
     if not config.references:
         out["reference_mag"][:] = np.nan
+    if pairs and not np.isfinite(out["color"]).any():
+        out["color"] = out["colors"][:, 0].copy()
     return out
 
 

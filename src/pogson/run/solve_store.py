@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +13,16 @@ import numpy as np
 from pogson.run.config import ReferenceConfig
 from pogson.run.solve_config import SolveConfig, build_terms
 from pogson.run.solve_fit import (
+    SEARCHED,
     Solved,
     check_inputs,
     choose_photometric,
-    connection_words,
+    no_colors,
+    not_searched,
     refuse_degenerate,
-    strange_exposures,
     weak_exposures,
 )
+from pogson.run.solve_judgement import connection_words, strange_exposures
 from pogson.run.solve_maps import regions_of, share_taken_out
 from pogson.run.solve_methods import Answer, from_partitions, solve_settings
 from pogson.run.solve_partitions import PartitionedSurvey, rows_file
@@ -128,7 +131,7 @@ def fit_partitions(
     root : pathlib.Path
         Folder to write.
     reference : ReferenceConfig, optional
-        Not used: colours are those of the catalogue.
+        For messages: colours are those of the catalogue.
     executor : concurrent.futures.Executor, optional
         Where partitions are worked on.
 
@@ -147,18 +150,21 @@ def fit_partitions(
     tables, parts = survey.tables, survey.partitions
     terms = build_terms(config, folder, tables)
     check_inputs(config, tables, survey.exposure_names)
-    _check_colors(survey, config)
+    _check_colors(survey, reference)
     shared: dict[str, Any] = {"use_references": config.references, "executor": executor}
 
     def connect(left_out: Sequence[int]) -> Connections | None:
         links = connect_partitions(parts, terms, tables, left_out=left_out, **shared)
         return links if np.any(links.group >= 0) else None
 
-    left_out = weak_exposures(connect, tables.exposures, config.min_ties)
+    left_out = weak_exposures(connect, tables.exposures, config.min_ties, config.exclude)
     notes = list(left_out.values())
-    if config.gauge == "refuse" and Model(tuple(terms), tables).size <= 10_000:
+    if config.gauge == "refuse" and Model(tuple(terms), tables).size <= SEARCHED:
         found = find_degeneracies_partitions(parts, terms, tables, left_out=[*left_out], **shared)
-        refuse_degenerate(found, config.references and survey.references > 0)
+        refuse_degenerate(
+            found, config.references and survey.references > 0,
+            catalog=config.references and reference is not None,
+        )  # fmt: skip
 
     def solve(now: SurveyTables) -> Answer:
         return from_partitions(
@@ -166,6 +172,7 @@ def fit_partitions(
             results=root / "stars", left_out=[*left_out],
         )  # fmt: skip
 
+    shutil.rmtree(root / "stars", ignore_errors=True)  # of another solution
     answer = solve(tables)
     if config.photometric_threshold is not None:
         answer, said = choose_photometric(tables, answer, terms, config, solve)
@@ -174,24 +181,22 @@ def fit_partitions(
     exposures = solution.model.tables.exposures
     notes += answer.notes
     notes += connection_words(solution.connections, exposures)
-    notes += strange_exposures(answer.exposure_chi2, exposures, survey.exposure_names)
+    notes += not_searched(config, solution.parameters.size)
     if not solution.converged:
         notes.append(f"Rejection and floors did not settle in {solution.passes} passes.")
     sample, store = _Gathering(survey, config, answer, tuple(left_out), root).run()
+    notes += strange_exposures(answer.exposure_chi2, solution, sample.observations)
     return Solved(
         sample, solution, left_out, tuple(notes), answer.exposure_chi2, len(parts),
-        np.flatnonzero(store.facts.pop("sample_without_color")), store,
+        np.flatnonzero(store.facts.pop("sample_without_color")), store, config.suspect_probability,
     )  # fmt: skip
 
 
-def _check_colors(survey: PartitionedSurvey, config: SolveConfig) -> None:
+def _check_colors(survey: PartitionedSurvey, reference: ReferenceConfig | None) -> None:
     from pogson.errors import ConfigError
 
     if survey.without_color.size and survey.without_color.all():
-        raise ConfigError(
-            "[solve] A colour term is asked for, but no star has a colour: give reference.color = "
-            "['g', 'r'] and a catalogue that has these bands."
-        )
+        raise ConfigError(no_colors(survey.stars, reference))
 
 
 class _Gathering:
@@ -320,11 +325,11 @@ class _Gathering:
 
         from pogson.survey import RowFlag
 
-        n, on = len(given), p.weight > 0
+        n, on, limit = len(given), p.weight > 0, self.config.suspect_probability
         count = np.bincount(o.star[on], minlength=n)
         total = np.bincount(o.star[on], p.weight[on] * res.deviation[on] ** 2, n)
         gone = np.bincount(o.star[(o.flags & RowFlag.REJECTED.value) > 0], minlength=n)
-        unlikely = (count > 1) & (law.sf(total, np.maximum(count - 1, 1)) < 1e-6)
+        unlikely = (count > 1) & (law.sf(total, np.maximum(count - 1, 1)) < limit)
         found = np.flatnonzero(unlikely | (gone >= 3) | lost)
         self.n_suspects += int(found.size)
         self.rejected_references += int(lost.sum())

@@ -68,8 +68,8 @@ def solve_headlines(summary: Mapping[str, Any] | None) -> list[str]:
     rejected = (s.get("flags") or {}).get("REJECTED", 0)
     if rejected or s.get("n_suspects"):
         out.append(
-            f"{rejected} detections and {s['references_rejected']} references rejected; "
-            f"{s.get('n_suspects') or 0} stars look variable or mismatched."
+            f"Rejected: detections {rejected}, references {s['references_rejected']}; stars that "
+            f"look variable or mismatched: {s.get('n_suspects') or 0}."
         )
     out += [
         f"{r['band']}: the reference catalogue is off by {1e3 * r['median']:+.0f} +- "

@@ -172,12 +172,20 @@ def locked(root: Path) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        If another process holds it.
+        If another process holds it, or nothing can be written there.
     """
     import fcntl
 
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as file:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    except OSError as error:
+        reason = "it is a file" if root.is_file() else error.strerror
+        raise ConfigError(
+            f"The results cannot be written into {root}: {reason}. Name a folder that you may "
+            f"write into, with --output."
+        ) from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pogson.errors import ConfigError
 
@@ -37,7 +40,8 @@ def apply_offsets_to_file(
     Raises
     ------
     ConfigError
-        If no column fits, or output and catalogue are one file.
+        If no column fits, output and catalogue are one file, or columns said to be magnitudes look
+        like fluxes or the reverse.
     PogsonError
         If a file is not what it should be, or the offsets were applied before.
 
@@ -52,7 +56,8 @@ def apply_offsets_to_file(
     """
     from pogson.formats import write_catalog
     from pogson.formats.catalogs import catalog_format
-    from pogson.formats.star_catalogs import ERROR_NAMES, read_star_table
+    from pogson.formats.star_catalogs import read_star_table
+    from pogson.formats.star_columns import ERROR_NAMES
     from pogson.stars import apply_offsets, read_offsets
 
     source, target = Path(catalogue), Path(output)
@@ -74,6 +79,7 @@ def apply_offsets_to_file(
             f"{source} has no column named like a band of {Path(offsets).name} "
             f"({', '.join(made.bands)}); name them with --column BAND=COLUMN."
         )
+    _refuse_mixed_up(stars, chosen, kind)
     if kind == "magnitude":
         out = apply_offsets(stars, made, magnitudes=chosen)
     else:
@@ -91,7 +97,33 @@ def apply_offsets_to_file(
         f"(flux x {made.offsets[index[b]]:.4f})"
         for b, c in chosen.items()
     ]
+    if not made.converged:
+        lines.insert(0, f"WARNING: the offsets of {Path(offsets).name} had NOT CONVERGED.")
     rest = [b for b in made.bands if b not in chosen]
     if rest:
         lines.append(f"Not applied, no such column: {', '.join(rest)}.")
     return [*lines, f"{len(out)} rows: {target}"]
+
+
+def _refuse_mixed_up(stars: Any, chosen: Mapping[str, str], kind: str) -> None:
+    """Raise if columns do not hold what they are said to."""
+    for column in chosen.values():
+        if column not in stars.colnames or stars[column].dtype.kind not in "fiu":
+            continue  # said by apply_offsets
+        values = np.ma.filled(np.ma.asarray(stars[column]).astype(float), np.nan)
+        values = values[np.isfinite(values) & (values != 0.0) & (values > -90.0)]
+        if kind == "magnitude":
+            values = values[~np.isin(values, (99.0, 99.9, 99.99, 99.999, 999.0, 9999.0))]
+        if len(values) < 5:
+            continue
+        low, middle, high = np.percentile(values, [0.0, 50.0, 100.0])
+        if kind == "magnitude" and (abs(middle) < 0.05 or middle > 45.0):
+            said, other = "fluxes", "flux"
+        elif kind == "flux" and low > 2.0 and high < 40.0:
+            said, other = "magnitudes", "magnitude"
+        else:
+            continue
+        raise ConfigError(
+            f"The column {column!r} lies between {low:.4g} and {high:.4g} (median {middle:.4g}): "
+            f"these look like {said}. Say --kind {other}; or select and scale it yourself."
+        )

@@ -66,7 +66,9 @@ class StarCatalogConfig(_Section):
     ``bands`` maps bands of the grid to pairs of columns (value, error); where it is left out, and
     for parallax, position and identifier, usual names are looked for. ``table`` is the extension of
     FITS files or the dataset of HDF5 files. ``select`` keeps the rows whose values in some columns
-    lie within limits.
+    lie within limits. ``extinction`` names a column of what is known of each star's extinction
+    beforehand, or a pair with its standard deviation; ``extinction_scale`` is A_V per unit of them,
+    ``extinction_floor`` a scatter in A_V added in quadrature.
 
     Examples
     --------
@@ -88,18 +90,34 @@ class StarCatalogConfig(_Section):
     position: Pair | None = None
     frame: Literal["galactic", "icrs"] = "galactic"
     id: str | None = None
+    extinction: Pair | str | None = None
+    extinction_scale: PositiveFloat = 1.0
+    extinction_floor: NonNegativeFloat = 0.0
     min_bands: PositiveInt = 1
     bad_errors: Literal["mask", "raise"] = "mask"
 
+    @model_validator(mode="after")
+    def _spread_of_extinctions(self) -> StarCatalogConfig:
+        if isinstance(self.extinction, str) and self.extinction_floor == 0.0:
+            raise ValueError(
+                f"extinction = {self.extinction!r} has no column of its standard deviation: give "
+                f'one, extinction = ["{self.extinction}", "..."], or extinction_floor'
+            )
+        return self
+
     def column_options(self) -> dict[str, Any]:
-        """Return what `pogson.formats.star_catalogs.StarColumns` takes."""
-        names = ("kind", "unit", "parallax_unit", "parallax_zero_point", "parallax_floor")
+        """Return what `pogson.formats.star_columns.StarColumns` takes."""
+        names = ("kind", "unit", "parallax_unit", "parallax_zero_point", "parallax_floor",
+                 "extinction_scale", "extinction_floor")  # fmt: skip
         out: dict[str, Any] = {n: getattr(self, n) for n in names}
         for name in ("bands", "position", "id"):
             if getattr(self, name) is not None:
                 out[name] = getattr(self, name)
         if self.position is not None:
             out["frame"] = self.frame
+        if self.extinction is not None:
+            own = self.extinction
+            out["extinction"] = (own,) if isinstance(own, str) else own
         if self.parallax is not None:
             out["parallax"] = None if self.parallax == "none" else self.parallax
         return out
@@ -122,6 +140,13 @@ class StarGridConfig(_Section):
     evolved: bool = True
     binaries: bool = False
 
+    @model_validator(mode="after")
+    def _different_bands(self) -> StarGridConfig:
+        if self.bands is not None and len(set(self.bands)) < len(self.bands):
+            twice = sorted({b for b in self.bands if self.bands.count(b) > 1})
+            raise ValueError(f"bands names {', '.join(twice)} more than once")
+        return self
+
     @property
     def whole(self) -> bool:
         """Whether the models are those that a file is read with by default."""
@@ -132,7 +157,8 @@ class StarFitConfig(_Section):
     """``[fit]``: settings of the fit, and the offsets to apply to the photometry first.
 
     ``error_floor`` is a fraction of the flux, for all bands or by band; ``"offsets"`` takes the
-    intrinsic scatter that the offsets file holds. ``chunk`` is stars a task.
+    intrinsic scatter that the offsets file holds. ``fit_error_scale`` times the error that the
+    grid has for its extinction formula is added in quadrature. ``chunk`` is stars a task.
 
     Examples
     --------
@@ -144,6 +170,7 @@ class StarFitConfig(_Section):
     proposals: PositiveInt = 2000
     min_ess: PositiveFloat = 200.0
     error_floor: float | dict[str, float] | Literal["offsets"] = 0.0
+    fit_error_scale: NonNegativeFloat = 0.0
     offsets: str | None = None
     distance_limits: tuple[PositiveFloat, PositiveFloat] = (0.001, 1000.0)
     chunk: PositiveInt = 256
@@ -261,6 +288,16 @@ class StarsRunConfig(_Section):
     report: StarsReportConfig = Field(default_factory=StarsReportConfig)
     folder: Path = Field(default=Path(), exclude=True, repr=False)
 
+    @model_validator(mode="after")
+    def _same_priors_for_a_cluster(self) -> StarsRunConfig:
+        own = self.priors.dust_map or self.catalog.extinction
+        if self.report.cluster and (self.priors.distance == "galactic" or own is not None):
+            raise ValueError(
+                "[report] cluster needs priors that are the same for all stars: [priors] distance "
+                '= "modulus" (or "flat", "volume"), no dust_map and no [catalog] extinction'
+            )
+        return self
+
     @property
     def output_folder(self) -> Path:
         """Folder of the results; a relative one is taken from the folder of the TOML file."""
@@ -311,6 +348,7 @@ class StarsRunConfig(_Section):
             LatticeVolume,
             MassFunction,
             RvPrior,
+            StarExtinctionPrior,
             StarPriors,
             read_dust_map,
         )
@@ -330,6 +368,8 @@ class StarsRunConfig(_Section):
                 column=p.dust_column, sd_column=p.dust_sd_column, low=p.av_limits[0],
                 high=p.av_limits[1],
             )  # fmt: skip
+        if self.catalog.extinction is not None:
+            extinction = StarExtinctionPrior(extinction)
         return StarPriors(
             models=tuple(models),
             distance=distance,

@@ -153,7 +153,7 @@ def run_stars(
         else:
             state.begin()
             if not config.grid.whole:
-                kind = _threads(workers, kind, scheduler)
+                kind = threads_only(workers, kind, scheduler)
             with get_executor(workers, kind=kind, scheduler=scheduler) as executor:
                 n_computed = _fit(config, inputs, table, executor, listener)
             state.finish(mark, [table])
@@ -205,8 +205,19 @@ def _fit(
     return computed
 
 
-def _threads(workers: int | None, kind: Any, scheduler: str | None) -> Any:
-    """Return the kind of executor for a grid that is not read from its file by every process."""
+def threads_only(workers: int | None, kind: Any, scheduler: str | None) -> Any:
+    """Return the kind of executor for a grid that is not read from its file by every process.
+
+    Parameters
+    ----------
+    workers, kind, scheduler
+        As in `run_stars`.
+
+    Raises
+    ------
+    ConfigError
+        If processes or a cluster are asked for.
+    """
     if scheduler is not None or kind in ("processes", "dask"):
         raise ConfigError(
             "With [grid] binaries, main_sequence or evolved changed, stars are fitted in threads "

@@ -119,6 +119,13 @@ def open_star_inputs(config: StarsRunConfig, *, apply_offsets: bool = True) -> S
                 f"{other.source} has the bands {', '.join(other.photometry.bands)}, "
                 f"{catalogs[0].source} {', '.join(used)}; name those to use with [grid] bands."
             )
+    absent = [b for b in bands if b not in used]
+    if config.grid.bands is not None and absent:
+        raise MissingDataError(
+            f"[grid] bands asks for {', '.join(absent)} and {catalogs[0].source} has no columns "
+            "for that: say which they are in [catalog.bands], or leave it out. Found: "
+            f"{', '.join(used)}."
+        )
     missing: dict[str, dict[str, int]] = {b: {} for b in used}
     for catalog in catalogs:
         for band, codes in catalog.missing.items():
@@ -130,24 +137,48 @@ def open_star_inputs(config: StarsRunConfig, *, apply_offsets: bool = True) -> S
     calibration = None
     if apply_offsets and config.fit.offsets is not None:
         photometry, calibration = _with_offsets(config, photometry, notes)
-    return StarInputs(
+    inputs = StarInputs(
         photometry, missing, tuple(notes), contents.bands, calibration,
         tuple(c.source for c in catalogs),
     )  # fmt: skip
+    _check_settings(config, inputs)
+    return inputs
+
+
+def _check_settings(config: StarsRunConfig, inputs: StarInputs) -> None:
+    """Raise now if priors or settings of the fit are wrong, or priors lack what they need."""
+    from pogson.stars import grid_contents
+    from pogson.stars._photometry_checks import refuse_vega
+
+    priors, stars = config.priors_object(), inputs.photometry
+    fit_config(config, inputs)
+    systems = grid_contents(config.path(config.grid.file)).provenance.get("systems") or {}
+    refuse_vega(stars.ab, stars.bands, systems)
+    if config.fit.nside is not None:
+        from pogson.stars import healpix_of
+
+        healpix_of([], [], config.fit.nside)
+    if priors.needs_position and not (np.isfinite(stars.l) & np.isfinite(stars.b)).any():
+        raise ConfigError(
+            "The priors depend on the direction and no star has a position: say which columns "
+            'they are, [catalog] position, or take [priors] distance = "modulus" (flat in distance '
+            'modulus), "flat" or "volume", without a dust_map.'
+        )
 
 
 def joined(parts: Sequence[StarPhotometry], notes: list[str]) -> StarPhotometry:
     """Return the stars of several catalogues in order, with identifiers that are all different."""
     if len(parts) == 1:
         return parts[0]
-    names = ("flux", "flux_err", "observed", "parallax", "parallax_err", "l", "b", "flags")
+    names = ("flux", "flux_err", "observed", "parallax", "parallax_err", "l", "b", "flags",
+             "av_mean", "av_sd")  # fmt: skip
     arrays: dict[str, Any] = {k: np.concatenate([getattr(p, k) for p in parts]) for k in names}
     kinds = {p.ids.dtype.kind for p in parts}
     ids = np.concatenate([p.ids if len(kinds) == 1 else p.ids.astype(str) for p in parts])
     if len(np.unique(ids)) < len(ids):
         notes.append("Identifiers repeat between the files; row numbers are used instead.")
         ids = np.arange(len(ids))
-    return replace(parts[0], ids=ids, **arrays)
+    return replace(parts[0], ids=ids, ab=any(p.ab for p in parts), **arrays)
 
 
 def _enough_bands(photometry: StarPhotometry, least: int, notes: list[str]) -> StarPhotometry:
@@ -180,6 +211,8 @@ def _with_offsets(
     if without:
         notes.append(f"No offsets for {', '.join(without)}: used as they are.")
     notes.append(f"Offsets of {Path(config.fit.offsets).name} (gauge {made.gauge}) applied.")
+    if not made.converged:
+        notes.append("These offsets had NOT CONVERGED when they were written.")
     return photometry.scaled([known.get(b, 1.0) for b in photometry.bands]), made
 
 
@@ -203,6 +236,11 @@ def fit_config(config: StarsRunConfig, inputs: StarInputs, **changes: Any) -> Fi
     if floor == "offsets":
         made = inputs.calibration
         floor = {}
+        if made is not None and made.gauge == "unknown":
+            raise ConfigError(
+                f"[fit] error_floor = 'offsets' and {f.offsets} holds no scatter, as no text file "
+                "does: give the ECSV file of the same job, or a number."
+            )
         if made is not None:
             pairs = zip(made.bands, made.scatter, strict=True)
             floor = {b: float(s) for b, s in pairs if b in bands}
@@ -216,5 +254,6 @@ def fit_config(config: StarsRunConfig, inputs: StarInputs, **changes: Any) -> Fi
     values = {
         "n_draws": f.draws, "n_proposals": f.proposals, "min_ess": f.min_ess,
         "error_floor": floor, "distance_limits": f.distance_limits,
+        "fit_error_scale": f.fit_error_scale,
     }  # fmt: skip
     return FitConfig(**{**values, **changes})

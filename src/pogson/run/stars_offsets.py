@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import shutil
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pogson.errors import ConfigError, MaskedDataError, choices
-from pogson.parallel import usable_cores
+from pogson.parallel import get_executor
 from pogson.run.resume import TaskState
 from pogson.run.stages import Listener, locked, logging_to
 from pogson.run.stars_config import StarsRunConfig
-from pogson.run.stars_fit import StarsRunResult, describe_stars_plan, fit_fingerprint
+from pogson.run.stars_fit import (
+    StarsRunResult,
+    describe_stars_plan,
+    fit_fingerprint,
+    threads_only,
+)
 from pogson.run.stars_inputs import StarInputs, fit_config, open_star_inputs
 from pogson.streams import stream
 
 if TYPE_CHECKING:
+    from pogson.parallel import TaskResult
     from pogson.report.stars_data import OffsetsRecord
-    from pogson.stars import BandCalibration, StarPhotometry, StellarGrid
+    from pogson.stars import BandCalibration, StarPhotometry
 
 __all__ = ["describe_offsets_plan", "offsets_record", "run_offsets"]
 
@@ -29,16 +37,25 @@ _FAR = 3.0  # offsets beyond this many standard deviations of their prior are su
 
 
 def run_offsets(
-    config: StarsRunConfig, *, workers: int | None = None, listener: Listener | None = None
+    config: StarsRunConfig,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    kind: Any = None,
+    listener: Listener | None = None,
 ) -> StarsRunResult:
-    """Infer the offsets of all bands, and fit the stars with them.
+    """Infer the offsets of all bands, and fit the stars with them; go on where a job was killed.
 
     Parameters
     ----------
     config : StarsRunConfig
         From `load_stars_config`; ``[offsets] gauge`` must be given.
     workers : int, optional
-        Number of threads; default all cores.
+        Number of processes; default all cores.
+    scheduler : str, optional
+        Address of a Dask scheduler.
+    kind : {'serial', 'threads', 'processes', 'dask'}, optional
+        Where stars are fitted; see `pogson.parallel.get_executor`. No number depends on it.
     listener : object, optional
         Progress display with the methods ``begin(stage, total, reused)`` and
         ``advance(key, reason)``.
@@ -69,12 +86,7 @@ def run_offsets(
     from pogson.run.stars_products import finish_stars
     from pogson.stars import read_offsets, write_offsets
 
-    if config.fit.offsets is not None or config.fit.error_floor != 0.0:
-        raise ConfigError(
-            "[fit] offsets and error_floor belong to `pogson stars fit`; here offsets and scatter "
-            "are inferred. Set [offsets] scatter to hold the scatter fixed."
-        )
-    inputs = open_star_inputs(config)
+    inputs = _opened(config)
     gauge = checked_gauge(config, inputs)
     inputs = _chosen(config, inputs)
     truth = None
@@ -87,7 +99,6 @@ def run_offsets(
         names = ("posteriors.parquet", "offsets.ecsv", "offsets.txt")
         table, ecsv, text = (root / n for n in names)
         record_file = root / "stages" / "offsets" / "calibration.npz"
-        grid = config.read_grid(inputs.photometry.bands)
         n_computed = 0
         if state.is_current(mark):
             if listener is not None:
@@ -95,13 +106,19 @@ def run_offsets(
             record = _load(record_file)
         else:
             state.begin()
-            made = _calibrate(config, inputs, grid, gauge, workers, listener)
-            record = offsets_record(made, truth)
-            _fit_with(config, inputs, grid, made, table, workers, listener)
+            work = _work_folder(state.path.parent, mark)
+            if not config.grid.whole:
+                kind = threads_only(workers, kind, scheduler)
+            with get_executor(workers, kind=kind, scheduler=scheduler) as executor:
+                stage = _Stage(config, inputs, executor, work, listener)
+                made = stage.calibrated(gauge)
+                record = offsets_record(made, truth)
+                stage.fitted(made).replace(table)
             _save(record_file, record)
             write_offsets(text, made)
             write_offsets(ecsv, made)
             state.finish(mark, [table, ecsv, text, record_file])
+            shutil.rmtree(work, ignore_errors=True)
             n_computed = 1
         factors = record.offsets
         corrected = replace(inputs, photometry=inputs.photometry.scaled(factors))
@@ -119,13 +136,23 @@ def describe_offsets_plan(config: StarsRunConfig) -> list[str]:
     PogsonError
         If the configuration or a file that it names is wrong.
     """
-    inputs = open_star_inputs(config)
+    inputs = _opened(config)
     gauge = checked_gauge(config, inputs)
     chosen = _chosen(config, inputs)
     return [
         *describe_stars_plan(config),
         f"  offsets from {len(chosen.photometry)} stars, gauge {gauge}",
     ]
+
+
+def _opened(config: StarsRunConfig) -> StarInputs:
+    fit = config.fit
+    if fit.offsets is not None or fit.error_floor != 0.0 or fit.fit_error_scale != 0.0:
+        raise ConfigError(
+            "[fit] offsets, error_floor and fit_error_scale belong to `pogson stars fit`; here "
+            "offsets and scatter are inferred. Set [offsets] scatter to hold the scatter fixed."
+        )
+    return open_star_inputs(config)
 
 
 def checked_gauge(config: StarsRunConfig, inputs: StarInputs) -> str:
@@ -165,9 +192,15 @@ def _chosen(config: StarsRunConfig, inputs: StarInputs) -> StarInputs:
             f"No star of {len(p)} has {least} bands ([offsets] min_bands); the most is "
             f"{int(p.n_bands.max(initial=0))}."
         )
+    most = config.offsets.max_stars
+    if min(len(rows), len(rows) if most is None else most) <= len(p.bands):
+        raise MaskedDataError(
+            f"{len(rows) if most is None else min(len(rows), most)} stars are too few for "
+            f"{len(p.bands)} offsets: what they say is learned from the differences between stars. "
+            "Give more stars, or fewer bands."
+        )
     if len(rows) < len(p):
         notes.append(f"{len(p) - len(rows)} stars with fewer than {least} bands are not used.")
-    most = config.offsets.max_stars
     if most is not None and len(rows) > most:
         notes.append(f"A random {most} of {len(rows)} stars are used ([offsets] max_stars).")
         rng = stream(config.stars.seed, "offsets sample")
@@ -205,42 +238,84 @@ class _Counted:
         return out
 
 
-def _calibrate(
-    config: StarsRunConfig,
-    inputs: StarInputs,
-    grid: StellarGrid,
-    gauge: str,
-    workers: int | None,
-    listener: Listener | None,
-) -> BandCalibration:
-    from pogson.stars import CalibrationConfig, calibrate_bands, grid_sampler
+def _work_folder(folder: Path, mark: str) -> Path:
+    """Return the folder of a job that is not finished; remove those of other jobs."""
+    work = folder / f"work-{mark[:16]}"
+    for other in folder.glob("work-*"):
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    return work
 
-    o, stars = config.offsets, inputs.photometry
-    settings = CalibrationConfig(
-        max_rounds=o.max_rounds, averages=o.averages, prior_std=o.prior_std, scatter=o.scatter,
-        scatter_floor=o.scatter_floor, outliers=o.outliers,
-        min_bands=min(o.min_bands, len(stars.bands)),
-    )  # fmt: skip
-    if listener is not None:
-        listener.begin("calibrate", o.max_rounds + o.averages)
-    sampler = grid_sampler(
-        grid, priors=config.priors_object(),
-        config=fit_config(config, inputs, n_draws=o.draws, error_floor=0.0),
-        workers=usable_cores() if workers is None else workers,
-    )  # fmt: skip
-    covariates = _covariates(stars) if o.trends else None
-    made = calibrate_bands(
-        stars, _Counted(sampler, len(stars), listener), covariates=covariates, config=settings,
-        seed=config.stars.seed,
-    )  # fmt: skip
-    _log.info("offsets: %s after %d rounds, converged %s", made, made.rounds, made.converged)
-    settled = made if gauge == "parallax" else made.relative_to(gauge)
-    origin = {
-        "catalogue": list(inputs.sources), "grid": str(config.grid.file),
-        "grid_digest": grid.digest, "n_stars": len(stars), "converged": bool(made.converged),
-        "rounds": int(made.rounds), "priors": dict(config.priors_object().describe()),
-    }  # fmt: skip
-    return replace(settled, provenance={**settled.provenance, **origin})
+
+@dataclass(frozen=True)
+class _Stage:
+    """The two parts of a job that fit stars, and where they do."""
+
+    config: StarsRunConfig
+    inputs: StarInputs
+    executor: Executor
+    work: Path
+    listener: Listener | None
+
+    @property
+    def grid(self) -> Any:
+        """The grid's file, or the grid itself where not all of its models are wanted."""
+        c = self.config
+        bands = self.inputs.photometry.bands
+        return c.path(c.grid.file) if c.grid.whole else c.read_grid(bands)
+
+    def calibrated(self, gauge: str) -> BandCalibration:
+        """Return the calibration of the bands."""
+        from pogson.stars import CalibrationConfig, calibrate_bands, grid_sampler
+
+        config, stars = self.config, self.inputs.photometry
+        o = config.offsets
+        settings = CalibrationConfig(
+            max_rounds=o.max_rounds, averages=o.averages, prior_std=o.prior_std, scatter=o.scatter,
+            scatter_floor=o.scatter_floor, outliers=o.outliers,
+            min_bands=min(o.min_bands, len(stars.bands)),
+        )  # fmt: skip
+        if self.listener is not None:
+            self.listener.begin("calibrate", o.max_rounds + o.averages)
+        priors = config.priors_object()
+        sampler = grid_sampler(
+            self.grid, priors=priors, executor=self.executor, keep=self.work,
+            config=fit_config(config, self.inputs, n_draws=o.draws, error_floor=0.0),
+        )  # fmt: skip
+        made = calibrate_bands(
+            stars, _Counted(sampler, len(stars), self.listener), config=settings,
+            covariates=_covariates(stars) if o.trends else None, seed=config.stars.seed,
+        )  # fmt: skip
+        _log.info("offsets: %s after %d rounds, converged %s", made, made.rounds, made.converged)
+        settled = made if gauge == "parallax" else made.relative_to(gauge)
+        origin = {
+            "catalogue": list(self.inputs.sources), "grid": str(config.grid.file),
+            "grid_digest": config.read_grid(stars.bands).digest, "n_stars": len(stars),
+            "converged": bool(made.converged), "rounds": int(made.rounds),
+            "priors": dict(priors.describe()),
+        }  # fmt: skip
+        return replace(settled, provenance={**settled.provenance, **origin})
+
+    def fitted(self, made: BandCalibration) -> Path:
+        """Fit the stars with offsets applied and the scatter as error floor; return the file."""
+        from pogson.stars import fit_catalog
+
+        config, listener = self.config, self.listener
+        floors = {b: float(s) for b, s in zip(made.bands, made.scatter, strict=True)}
+        stars, chunk = self.inputs.photometry.scaled(made.offsets), config.fit.chunk
+        if listener is not None:
+            listener.begin("fit", -(-len(stars) // chunk))
+
+        def done(result: TaskResult) -> None:
+            if listener is not None:
+                reason = None if result.error is None else result.error.message
+                listener.advance(f"part {result.index}", reason)
+
+        return fit_catalog(
+            self.grid, stars, self.work / "posteriors.parquet", seed=config.stars.seed,
+            priors=config.priors_object(), chunk_size=chunk, executor=self.executor, progress=done,
+            config=fit_config(config, self.inputs, error_floor=floors),
+        )  # fmt: skip
 
 
 def _covariates(stars: StarPhotometry) -> dict[str, Any]:
@@ -251,32 +326,7 @@ def _covariates(stars: StarPhotometry) -> dict[str, Any]:
     out = {stars.bands[middle]: mag[:, middle]}
     if len(stars.bands) > 2:
         out[f"{stars.bands[0]} - {stars.bands[2]}"] = mag[:, 0] - mag[:, 2]
-    return {k: v for k, v in out.items() if np.nanstd(v) > 0}
-
-
-def _fit_with(
-    config: StarsRunConfig,
-    inputs: StarInputs,
-    grid: StellarGrid,
-    made: BandCalibration,
-    table: Path,
-    workers: int | None,
-    listener: Listener | None,
-) -> None:
-    """Fit the stars with offsets applied and the scatter as error floor."""
-    from pogson.stars import fit_stars, write_posteriors
-
-    if listener is not None:
-        listener.begin("fit", 1)
-    floors = {b: float(s) for b, s in zip(made.bands, made.scatter, strict=True)}
-    fit = fit_stars(
-        grid, inputs.photometry.scaled(made.offsets), seed=config.stars.seed,
-        priors=config.priors_object(), config=fit_config(config, inputs, error_floor=floors),
-        workers=usable_cores() if workers is None else workers,
-    )  # fmt: skip
-    write_posteriors(table, fit)
-    if listener is not None:
-        listener.advance("fit", None)
+    return {k: v for k, v in out.items() if np.isfinite(v).sum() > 1 and np.nanstd(v) > 0}
 
 
 def offsets_record(made: BandCalibration, truth: np.ndarray | None = None) -> OffsetsRecord:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pogson._version import __version__
+from pogson.flags import describe_flags
 from pogson.run.stages import Listener
 from pogson.run.stars_config import StarsRunConfig
 from pogson.run.stars_inputs import StarInputs
@@ -161,7 +162,8 @@ def _summary_table(summary: Mapping[str, np.ndarray], photometry: StarPhotometry
     from astropy.table import Column, Table
 
     table = Table()
-    table["id"] = summary["id"]
+    ids = summary["id"]
+    table["id"] = ids.astype(str) if ids.dtype.kind == "O" else ids  # texts come back as objects
     table["l"] = Column(photometry.l, unit="deg", description="Galactic longitude")
     table["b"] = Column(photometry.b, unit="deg", description="Galactic latitude")
     for name, values in summary.items():
@@ -362,12 +364,12 @@ def star_record(
         spread = np.where(good, 2.5 / np.log(10) * error / np.where(good, flux, 1.0), np.nan)
     model = -2.5 * np.log10(_draw_fluxes(grid, posteriors, k, slice(None)))
     flags = int(posteriors.flags[k])
-    names = [str(f.name) for f in StarFlag if flags & f]
     note = f"χ² {posteriors.best_chi2[k]:.1f} of {int(posteriors.n_data[k])} data"
-    note += f", {', '.join(names)}" if names else ""
+    note += f", {describe_flags(StarFlag, flags)}" if flags else ""
     return StarRecord(
-        str(photometry.ids[k]), parameters, photometry.bands, magnitude, spread, model, note
-    )
+        str(photometry.ids[k]), parameters, photometry.bands, magnitude, spread, model, note,
+        ", ".join(sorted({grid.systems[b] for b in photometry.bands if b in grid.systems})),
+    )  # fmt: skip
 
 
 def _facts(
@@ -379,6 +381,12 @@ def _facts(
         dust = f"map {Path(p.dust_map).name} ± {p.dust_scatter:g} mag, cut likewise ({dust})"
     elif p.av_sd is not None:
         dust = f"{p.av_mean:g} ± {p.av_sd:g}, cut at {p.av_limits[0]:g} and {p.av_limits[1]:g} mag"
+    own = config.catalog.extinction
+    if own is not None:
+        names = own if isinstance(own, str) else " ± ".join(own)
+        floor = config.catalog.extinction_floor
+        dust = (f"{config.catalog.extinction_scale:g} x ({names}) of each star ± {floor:g} mag; "
+                f"for stars without: {dust}")  # fmt: skip
     floors = sample.provenance["config"]["error_floor"]
     said = f"{100 * floors:g} %" if isinstance(floors, int | float) else ", ".join(
         f"{b} {100 * v:.2g} %" for b, v in floors.items()

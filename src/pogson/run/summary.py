@@ -279,7 +279,8 @@ def headlines(summary: dict[str, Any]) -> list[str]:
         here = [e["values"] for e in done if e["band"] == band]
         zero = [v["zero_point"] for v in here if v.get("zero_point") is not None]
         errors = [v["zero_point_err"] for v in here if v.get("zero_point_err") is not None]
-        text = f"{band}: {len(here)} images, zero points {min(zero):.3f} to {max(zero):.3f} mag"
+        text = f"{band}: {len(here)} image{'s' * (len(here) != 1)}, "
+        text += f"zero points {min(zero):.3f} to {max(zero):.3f} mag"
         if errors:
             text += f", median error {1e3 * float(np.median(errors)):.1f} mmag"
         repeat = summary["repeatability"].get(band) or {}

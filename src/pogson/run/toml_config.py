@@ -59,8 +59,14 @@ def read_toml_config(
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {str(file)!r}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the configuration {str(file)!r}: {error}.") from None
+    except OSError as error:
+        reason = "it is a folder; name a file in it" if file.is_dir() else error.strerror
+        raise ConfigError(f"Cannot read the configuration {str(file)!r}: {reason}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"Cannot read the configuration {str(file)!r}: TOML is text in UTF-8, and this is "
+            f"none ({error})."
+        ) from None
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

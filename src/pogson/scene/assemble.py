@@ -91,14 +91,14 @@ def assemble(solution: Solution, prepared: Prepared, model: SceneModel) -> Scene
     scene[done.keep] = done.scene_fluxes
     images, levels, chi2 = _images(done)
     counts = _parameter_counts(done, model)
-    psf = designs[0].exposure.psf
+    called = {d.exposure.psf.normalization for d in designs if d.exposure.psf is not None}
     flags = _flags(solution, prepared, model, covariance, chi2 / np.maximum(counts[1], 1.0))
     objective = trial.objective
     return SceneResult(
         components=components,
         fluxes=_frozen(trial.fluxes),
         covariance=_frozen(covariance[:n, :n]),
-        reference=FluxReference.total(normalization=None if psf is None else psf.normalization),
+        reference=FluxReference.total(normalization=called.pop() if len(called) == 1 else None),
         positions=_positions(done, model, covariance),
         position_covariance=_frozen(covariance[n:, n:]),
         cross_covariance=_frozen(covariance[:n, n:]),

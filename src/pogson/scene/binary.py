@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pogson.errors import PogsonValueError
+from pogson.errors import PogsonValueError, choices
 from pogson.scene.assemble import assemble
 from pogson.scene.exposure import SceneExposure
 from pogson.scene.fit import Prepared, Solution, prepare, solve_scene
@@ -165,10 +165,12 @@ def fit_binary(
     with one_thread():
         first = solve_scene(prepared, alone, points)
         single = assemble(first, prepared, alone)
-        if single.fluxes.size != 1 + sum(s.name != target.name for s in model.sources):
+        epochs = [c.epoch for c in single.components if c.source == target.name]
+        if len(epochs) != 1:
             raise PogsonValueError(
-                f"Source {target.name!r} has {single.fluxes.size} fluxes; a binary is fitted in "
-                "one detection: name it in `epochs`, or use per_epoch=False."
+                f"Source {target.name!r} has {len(epochs)} fluxes, in {choices(epochs)}; a binary "
+                "is fitted in one detection: name one (epochs=), or take one flux for all "
+                "(per_epoch=False)."
             )
         pair, doubled = _doubled(prepared, first, alone)
         begin = _pair_starts(first, starts, prepared.fwhm_arcsec, separation_arcsec)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pogson.errors import BoundsError, MaskedDataError, MissingDataError, PogsonError
+from pogson.errors import (
+    BoundsError,
+    MaskedDataError,
+    MissingDataError,
+    PogsonError,
+    ReferenceMismatchError,
+)
 from pogson.fields import Box
 from pogson.scene.ephemeris import Ephemeris
 from pogson.units import NJY_AB_MAGNITUDE, Measure
@@ -127,6 +133,8 @@ def cut_exposure(
     ------
     MissingDataError
         If the variance, sky map, PSF or calibration is missing.
+    ReferenceMismatchError
+        If the calibration is stated for another PSF normalisation.
     BoundsError
         If the position is not on the detector.
     MaskedDataError
@@ -155,12 +163,14 @@ def cut_exposure(
             raise MissingDataError(f"{name} has no {words}; a scene fit needs it.")
     assert exposure.sky is not None
     box = _box(exposure, name, ra, dec, size)
+    counted = 1.0
     part_of = exposure.cutout(box).with_(background=None, background_subtracted=False)
     if zero_point is None:
         if exposure.photo_calib is None:
             raise MissingDataError(
                 f"{name} has no zero point: it has no flux calibration and none was given."
             )
+        counted = _counted_light(exposure, name, ra, dec)
         part_of = part_of.calibrated()
         zero_point = NJY_AB_MAGNITUDE
     part_of = part_of.to(Measure.FLUENCE)
@@ -176,7 +186,7 @@ def cut_exposure(
         box,
         part_of.sky,
         part_of.psf,
-        scale_from_zero_point(float(zero_point), NJY_AB_MAGNITUDE),
+        counted * scale_from_zero_point(float(zero_point), NJY_AB_MAGNITUDE),
         wrong,
         exposure_id=exposure.exposure_id,
         gain=None if gain is None else float(gain),
@@ -186,6 +196,27 @@ def cut_exposure(
         scale_error=_scale_error(exposure, box),
         metadata={"band": exposure.bandpass or ""},
     )
+
+
+def _counted_light(exposure: Exposure, name: str, ra: float, dec: float) -> float:
+    """Return the share of a star's light here that the fluxes of the calibration count.
+
+    A calibration of aperture fluxes makes up for the light that the aperture loses; a fit of the
+    whole PSF loses none.
+    """
+    assert exposure.photo_calib is not None
+    assert exposure.psf is not None
+    assert exposure.sky is not None
+    reference = exposure.photo_calib.reference
+    stated, own = reference.normalization, exposure.psf.normalization
+    if stated is not None and stated != own:
+        raise ReferenceMismatchError(
+            f"{name} is calibrated for fluxes of reference '{reference.label}', but its PSF is "
+            f"normalised to {own.kind}{'' if own.radius is None else f' {own.radius:g}'}; use the "
+            "PSF that the calibration was made with."
+        )
+    x, y = exposure.sky.pixel(ra, dec)
+    return float(reference.enclosed_energy(exposure.psf, exposure.sky, x=x, y=y))
 
 
 def _scale_error(exposure: Exposure, box: Box) -> float:
@@ -221,6 +252,8 @@ def cut_scene(
     size: int | None = None,
     bad: Iterable[str] | None = None,
     avoid_arcsec: float | None = None,
+    zero_points: Mapping[str, float] | None = None,
+    variance_includes_sources: bool = True,
 ) -> SceneCut:
     """Cut a target out of whole exposures.
 
@@ -231,14 +264,19 @@ def cut_scene(
     ephemeris : Ephemeris or astropy.table.Table
         Where the target is; a table as `Ephemeris.from_table` takes it.
     detection : str, optional
-        Name of the exposure in which a moving target is measured. Not for a target that does not
-        move: it is in every exposure.
+        Name of the exposure in which a moving target is measured; its band is that of the fit. A
+        target that does not move needs none: it may be in every exposure of the first one's band.
     size, bad
         As in `cut_exposure`.
     avoid_arcsec : float, optional
         A moving target that is nearer than this to its place of detection in another exposure
         would be taken for a part of the scene: that exposure is dropped. By default half the
         diagonal of the stamp plus two widths of the PSF.
+    zero_points : mapping of str to float, optional
+        AB magnitude of one unit of the image by ``exposure_id``, instead of the exposures' own
+        calibrations.
+    variance_includes_sources : bool, optional
+        As in `cut_exposure`.
 
     Returns
     -------
@@ -273,7 +311,8 @@ def cut_scene(
     some = list(exposures)
     path = ephemeris if isinstance(ephemeris, Ephemeris) else Ephemeris.from_table(ephemeris)
     moving = not path.is_static
-    ra, dec, band = path.ra[0], path.dec[0], None
+    ra, dec = path.ra[0], path.dec[0]
+    band = next((e.bandpass for e in some if e.bandpass), None)
     if moving or detection is not None:
         target = next((e for e in some if e.exposure_id == detection), None)
         if target is None:
@@ -290,7 +329,11 @@ def cut_scene(
     for exposure in some:
         name = exposure.exposure_id
         try:
-            stamp = cut_exposure(exposure, ra=ra, dec=dec, size=size, bad=bad)
+            stamp = cut_exposure(
+                exposure, ra=ra, dec=dec, size=size, bad=bad,
+                zero_point=None if zero_points is None else zero_points.get(name),
+                variance_includes_sources=variance_includes_sources,
+            )  # fmt: skip
             if name != detection:
                 _check_other(exposure, stamp, band, path if moving else None, ra, dec, avoid_arcsec)
             kept.append(stamp)
@@ -316,9 +359,13 @@ def _check_other(
     name = exposure.exposure_id
     if band and exposure.bandpass and exposure.bandpass != band:
         raise MissingDataError(f"{name} is in band {exposure.bandpass}, not in {band}.")
-    when = mid_time(exposure)
-    if path is None or when is None:
+    if path is None:
         return
+    when = mid_time(exposure)
+    if when is None:
+        raise MissingDataError(
+            f"{name} does not say when it was taken, so that it may show the moving target."
+        )
     x, y = stamp.sky.pixel(ra, dec)
     scale = stamp.sky.pixel_scale(x=x, y=y)
     if avoid_arcsec is None:

@@ -10,9 +10,59 @@ import numpy as np
 from pogson.errors import BoundsError, MissingDataError, PogsonValueError, choices
 from pogson.units import strip_unit
 
-__all__ = ["Ephemeris"]
+__all__ = ["Ephemeris", "mjd_of"]
 
 _STATIC_ARCSEC = 1e-3
+_LARGEST_MJD = 1e6
+
+
+def mjd_of(column: Any) -> np.ndarray:
+    """Return the times of a table column as MJD (UTC), as exposures have them.
+
+    Parameters
+    ----------
+    column : astropy.table.Column or astropy.time.Time
+        Numbers in MJD (days, or their own unit), texts such as ``2026-01-31T04:05:06`` (UTC), or
+        times of any scale.
+
+    Raises
+    ------
+    PogsonValueError
+        If they are none of these, or Julian dates that are not modified.
+
+    Examples
+    --------
+    >>> from astropy.time import Time
+    >>> mjd_of(Time([60000.0], format="mjd", scale="tdb")).round(5)
+    array([59999.9992])
+    """
+    if hasattr(column, "mjd"):
+        time = column if column.scale == "local" else column.utc
+        return np.asarray(np.ma.filled(time.mjd, np.nan), np.float64)
+    if np.asarray(column).dtype.kind in "US":
+        return _mjd_of_texts([str(v) for v in np.ma.filled(column, "")])
+    time = np.asarray(strip_unit(column, "day", "time"), np.float64)
+    if np.any(time > _LARGEST_MJD):
+        raise PogsonValueError(
+            f"time = {time.max():.5f} is not a modified Julian date; subtract 2400000.5 from "
+            "Julian dates."
+        )
+    return time
+
+
+def _mjd_of_texts(texts: list[str]) -> np.ndarray:
+    from astropy.time import Time
+
+    found = np.full(len(texts), np.nan)
+    for k, text in enumerate(texts):
+        if text.strip():
+            try:
+                found[k] = Time(text.strip(), scale="utc").mjd
+            except ValueError:
+                raise PogsonValueError(
+                    f"time = {text!r} is neither an MJD nor a date such as 2026-01-31T04:05:06."
+                ) from None
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +156,7 @@ class Ephemeris:
                     f"The ephemeris {name!r} has {len(table)} positions and no column time (MJD)."
                 )
             return cls([], ra[:1], dec[:1], name)
-        column = table["time"]
-        time = column.mjd if hasattr(column, "mjd") else strip_unit(column, "day", "time")
-        time = np.asarray(time, np.float64)
+        time = mjd_of(table["time"])
         if len(table) == 1 and not np.isfinite(time).all():
             return cls([], ra, dec, name)
         order = np.argsort(time, kind="stable")
@@ -163,9 +211,57 @@ class Ephemeris:
     def separation(self, time: float, ra: float, dec: float) -> float:
         """Return the distance in arcsec of the target at a time from a position in degrees.
 
-        Infinite where the ephemeris has no position.
+        Outside the table the target goes straight on from its two positions nearest in time:
+        enough to tell whether it may be in a stamp, not for measuring it.
         """
-        if not self.covers(time):
-            return float("inf")
-        here = Ephemeris([], [self.at(time)[0], ra], [self.at(time)[1], dec]).vectors
-        return float(np.rad2deg(2.0 * np.arcsin(0.5 * np.linalg.norm(here[1] - here[0]))) * 3600.0)
+        place = self.at(time) if self.covers(time) else self._straight_on(time)
+        here = Ephemeris([], [place[0], ra], [place[1], dec]).vectors
+        half = min(0.5 * float(np.linalg.norm(here[1] - here[0])), 1.0)
+        return float(np.rad2deg(2.0 * np.arcsin(half)) * 3600.0)
+
+    def trail(self, time: float, seconds: float) -> tuple[float, float]:
+        """Return how far a target goes in an exposure, and which way.
+
+        Parameters
+        ----------
+        time : float
+            Middle of the exposure, MJD.
+        seconds : float
+            Exposure time.
+
+        Returns
+        -------
+        length, angle : float
+            Arcsec, and position angle in degrees (north through east).
+
+        Examples
+        --------
+        >>> path = Ephemeris([60000.0, 60001.0], [10.0, 10.1], [0.0, 0.0])
+        >>> length, angle = path.trail(60000.5, 240.0)
+        >>> round(length, 3), round(angle, 3)
+        (1.0, 90.0)
+        """
+        if self.is_static:
+            return 0.0, 0.0
+        half = 0.5 * seconds / 86400.0
+        ends = [self.at(t) if self.covers(t) else self._straight_on(t)
+                for t in (time - half, time + half)]  # fmt: skip
+        a, b = Ephemeris([], *np.array(ends).T).vectors
+        ra = np.deg2rad(ends[0][0])
+        east = np.array([-np.sin(ra), np.cos(ra), 0.0])
+        north = np.cross(a, east)
+        length = 2.0 * np.arcsin(min(0.5 * float(np.linalg.norm(b - a)), 1.0))
+        angle = np.rad2deg(np.arctan2((b - a) @ east, (b - a) @ north))
+        return float(np.rad2deg(length) * 3600.0), float(angle % 360.0)
+
+    def _straight_on(self, time: float) -> tuple[float, float]:
+        """Return the position on the great circle through the first or last two positions."""
+        near = (0, 1) if time < self.time[0] else (-1, -2)
+        a, b = (self.vectors[k] for k in near)
+        angle = 2.0 * np.arcsin(0.5 * np.linalg.norm(b - a))
+        turn = angle * (time - self.time[near[0]]) / (self.time[near[1]] - self.time[near[0]])
+        across = b - a * (a @ b)
+        size = np.linalg.norm(across)
+        found = a if size == 0 else a * np.cos(turn) + across / size * np.sin(turn)
+        ra = float(np.rad2deg(np.arctan2(found[1], found[0])) % 360.0)
+        return ra, float(np.rad2deg(np.arctan2(found[2], np.hypot(found[0], found[1]))))

@@ -69,7 +69,7 @@ class SceneExposure:
         Factor from counts to the common unit of all exposures; see `scale_from_zero_point`. An
         exposure with None is dropped from fits.
     bad : array_like of bool, shape (ny, nx), optional
-        Pixels not to use.
+        Pixels not to use; masked elements of ``image`` and ``variance`` are not used either.
     exposure_id : str
         Name, unique within a fit.
     gain : float, optional
@@ -132,9 +132,14 @@ class SceneExposure:
         if self.psf is not None and not isinstance(self.psf, PSF):
             raise PogsonTypeError(f"psf must be a PSF or None, not {type(self.psf).__name__}.")
         name = self.exposure_id
+        given = (self.image, self.variance)
+        masks = [np.ma.getmaskarray(v) for v in given if isinstance(v, np.ma.MaskedArray)]
         for key in ("image", "variance"):
             object.__setattr__(self, key, _frozen(getattr(self, key), np.float64, key, self))
-        bad = np.zeros(self.box.shape, bool) if self.bad is None else self.bad
+        bad = np.zeros(self.box.shape, bool) if self.bad is None else np.ma.filled(self.bad, True)
+        for mask in masks:
+            if np.shape(mask) == np.shape(bad):
+                bad = np.asarray(bad, bool) | mask
         object.__setattr__(self, "bad", _frozen(bad, np.bool_, "bad", self))
         for key in ("scale", "gain"):
             value = getattr(self, key)

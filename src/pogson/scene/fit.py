@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pogson.errors import MaskedDataError, PogsonError, PogsonValueError
+from pogson.errors import MaskedDataError, PogsonError, PogsonTypeError, PogsonValueError
 from pogson.scene.assemble import assemble
 from pogson.scene.design import ExposureDesign, build_design
 from pogson.scene.exposure import SceneExposure
@@ -269,6 +269,12 @@ def _design(
 
 
 def _check_names(exposures: Sequence[SceneExposure], model: SceneModel) -> None:
+    for exposure in exposures:
+        if not isinstance(exposure, SceneExposure):
+            raise PogsonTypeError(
+                f"A scene is fitted to SceneExposures, not {type(exposure).__name__}; "
+                "cut_exposure and cut_scene make them of whole exposures."
+            )
     names = [e.exposure_id for e in exposures]
     if len(set(names)) < len(names):
         raise PogsonValueError(f"exposure_id must differ between exposures, not {names}.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntFlag
 
+from pogson import flags
+
 __all__ = ["SCENE_FLAG_DOCS", "SceneFlag", "describe_scene_flags"]
 
 
@@ -63,5 +65,4 @@ def describe_scene_flags(value: int) -> str:
     >>> describe_scene_flags(33)
     'DROPPED, FLAT_VALLEY'
     """
-    names = [f.name or "" for f in SceneFlag if int(value) & f]
-    return ", ".join(names) or "none"
+    return flags.describe_flags(SceneFlag, value)

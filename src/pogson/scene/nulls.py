@@ -13,6 +13,7 @@ from pogson.scene.exposure import SceneExposure
 from pogson.scene.fit import Solution, prepare, solve_scene
 from pogson.scene.model import SceneModel
 from pogson.scene.passes import starting_points
+from pogson.scene.positions import LEAST_LEFT
 from pogson.scene.result import SceneResult
 from pogson.scene.solve import one_thread
 from pogson.streams import stream
@@ -29,7 +30,7 @@ class NullTests:
     offsets : numpy.ndarray, shape (n, 2)
         Where they were forced, pixels (x, y) from the target.
     fluxes, errors : mapping of str to numpy.ndarray, shape (n,)
-        Per exposure tested.
+        Per exposure tested; NaN where no usable pixel sees the place.
 
     Examples
     --------
@@ -45,10 +46,11 @@ class NullTests:
 
     @property
     def pulls(self) -> np.ndarray:
-        """Fluxes over errors of all exposures, one after the other."""
+        """Fluxes over errors of all exposures, one after the other; those that could be had."""
         if not self.fluxes:
             return np.empty(0)
-        return np.concatenate([self.fluxes[k] / self.errors[k] for k in self.fluxes])
+        found = np.concatenate([self.fluxes[k] / self.errors[k] for k in self.fluxes])
+        return found[np.isfinite(found)]
 
     @property
     def rms(self) -> float:
@@ -65,7 +67,8 @@ class NullTests:
             Its name.
         """
         pulls = self.fluxes[exposure_id] / self.errors[exposure_id]
-        return float(np.sqrt(np.mean(pulls**2)))
+        pulls = pulls[np.isfinite(pulls)]
+        return float(np.sqrt(np.mean(pulls**2))) if pulls.size else float("nan")
 
 
 def null_offsets(reach: float = 4.0, step: float = 2.0) -> np.ndarray:
@@ -180,6 +183,8 @@ def null_pulls(solution: Solution, offsets: np.ndarray, *, min_good: float = 0.8
         rhs = rows @ block.data - v.T @ system.whitened
         share = np.linalg.solve(base.matrix, cross)
         information = diagonal - np.sum(cross * share, axis=0)
+        # off the stamp, or in no way told from the scene
+        information[~(information > LEAST_LEFT * max(float(diagonal.max()), 0.0))] = np.nan
         value = (rhs - share.T @ base.rhs) / information
         fluxes[design.exposure.exposure_id] = value
         errors[design.exposure.exposure_id] = 1.0 / np.sqrt(information)

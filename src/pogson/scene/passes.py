@@ -22,6 +22,7 @@ __all__ = ["Pass", "estimated_gain", "reweighted", "run_pass", "starting_points"
 _UNSEEN = 1e-10
 _MAX_ROBUST_LOSS = 1e-3
 _MAX_HELD = 2
+_LEAST_FACTOR = 1e-4
 
 
 @dataclass(eq=False)
@@ -304,6 +305,8 @@ def reweighted(
             if model.robust is not None:
                 squares = np.minimum(squares, model.robust**2)
             factors[k] = float(squares.sum() / max(free, 1.0))
+            if factors[k] < _LEAST_FACTOR:  # a constant image has no noise to tell
+                factors[k] = 1.0
         variance = plain * factors[k]
         if model.robust is not None:
             pull = np.abs(residual) / np.sqrt(variance)

@@ -22,6 +22,8 @@ __all__ = ["Descent", "SourceLayout", "Trial", "descend", "evaluate", "trail_nod
 _MAX_STEPS = 150
 _SETTLED = 1e-6
 _MOVED = 1e-6
+LEAST_LEFT = 1e-11
+"""Part of the information on a flux that the scene must leave; less is rounding."""
 
 
 def trail_nodes(
@@ -206,6 +208,9 @@ def evaluate(
     n = layout.n_fluxes
     slopes = bool(layout.moving)
     reduced = system.eliminate(layout.columns(system.blocks, theta, slopes=slopes))
+    left, alone = np.diag(reduced.matrix)[:n], np.diag(reduced.bare)[:n]
+    if not np.all(left > LEAST_LEFT * alone):
+        return None
     fluxes = _solve_fluxes(reduced.matrix[:n, :n], reduced.rhs[:n], positive)
     if fluxes is None:
         return None

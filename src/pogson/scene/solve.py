@@ -292,7 +292,7 @@ class SceneSystem:
 
     def total_effective_parameters(self) -> float:
         """Return how many scene parameters all exposures determine together."""
-        if self._prior is None:
+        if self._prior is None or self.rhs.size == 0:
             return float(self.rhs.size)
         inverse = lapack.dtrtri(self._root, lower=1)[0]
         return float(self.rhs.size - np.sum(inverse * inverse))

@@ -379,13 +379,15 @@ def _check_cards(header: Header) -> None:
             raise PogsonValueError(
                 f"The WCS card {key} is {value!r}; a finite number is needed. Correct the header."
             )
-    # wcslib takes a CD matrix of zeros for no matrix at all, and pixels of one degree.
-    matrix = [header[k] for k in ("CD1_1", "CD1_2", "CD2_1", "CD2_2") if k in header]
-    if matrix and not any(matrix):
-        raise PogsonValueError(
-            "The WCS has a singular CD matrix, all zero: it maps the image to a point. Correct the "
-            "header."
-        )
+    # astropy takes a row or a column of zeros in the CD matrix for pixels of one degree.
+    keys = ("CD1_1", "CD1_2", "CD2_1", "CD2_2")
+    if any(k in header for k in keys) and not any(k in header for k in ("CD3_3", "CD4_4")):
+        matrix = np.reshape([float(header.get(k, 0.0)) for k in keys], (2, 2))
+        if not (matrix.any(axis=0).all() and matrix.any(axis=1).all()):
+            raise PogsonValueError(
+                f"The WCS has a singular CD matrix, {matrix.tolist()}: it maps the image to a line "
+                f"or a point. Correct the header."
+            )
 
 
 def _wcs_from_header(header: Header) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import astropy.units as u
@@ -63,6 +64,21 @@ def per_pixel(
             f"for each pixel."
         )
     return out
+
+
+def fits_text(text: object) -> str:
+    """Return a text as FITS can hold it: printable ASCII, Greek letters by name, others as '?'."""
+    out = []
+    for c in str(text):
+        name = unicodedata.name(c, "")
+        plain = unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode("ascii")
+        if c.isascii():
+            out.append(c if c.isprintable() else " ")
+        elif name.startswith("GREEK") and " LETTER " in name:
+            out.append(name.partition(" LETTER ")[2].split()[0].lower())
+        else:
+            out.append(plain or "?")
+    return "".join(out)
 
 
 def inverse(variance: np.ndarray) -> np.ndarray:

@@ -50,10 +50,11 @@ class _Problem:
         self.weight = np.where(self.reach & ~self.spikes, star.ivar, 0.0)
         self.n_pixels = int(np.sum(self.weight > 0))
         if self.n_pixels < 50:
-            lam = self.grid.wavelength
+            lam, own = self.grid.wavelength, star.wavelength
             raise MaskedDataError(
-                f"Only {self.n_pixels} usable pixels of {star.name!r} lie within the models' "
-                f"{lam[0]:.0f}-{lam[-1]:.0f} Angstrom; at least 50 are needed."
+                f"Only {self.n_pixels} usable pixels of {star.name!r} ({own[0]:.0f}-{own[-1]:.0f} "
+                f"Angstrom) lie within the models' {lam[0]:.0f}-{lam[-1]:.0f}; at least 50 are "
+                f"needed."
             )
 
     def operator(self, rv: float) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +239,7 @@ def _refine(
     error: np.ndarray,
     prior: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Levenberg-Marquardt within the grid.
+    """Levenberg-Marquardt within the grid, projected onto its bounds.
 
     Parameters, their covariance, residuals; and the step and covariance of lines and priors alone.
     """
@@ -260,13 +261,17 @@ def _refine(
             columns[:, i] = (residuals(other, err) - r0) / step
         return columns
 
-    active = np.flatnonzero(free)
     damping = 1e-3
     r = residuals(p, error)
     cost = float(r @ r)
     for _ in range(12):
-        jac = jacobian(p, r, error)[:, active]
-        normal, gradient = jac.T @ jac, jac.T @ r
+        jac = jacobian(p, r, error)
+        gradient = jac.T @ r
+        # one that pushes against its bound stays there, lest the others step as if it moved
+        held = ((p <= low) & (gradient > 0)) | ((p >= high) & (gradient < 0))
+        active = np.flatnonzero(free & ~held)
+        jac, gradient = jac[:, active], gradient[active]
+        normal = jac.T @ jac
         for _ in range(6):
             scaled = normal + damping * np.diag(np.diag(normal) + 1e-12)
             q = p.copy()

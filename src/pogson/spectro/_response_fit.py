@@ -10,10 +10,11 @@ from scipy.interpolate import CubicSpline
 from pogson.errors import CalibrationError
 from pogson.spectro import _match_kernels as kernels
 from pogson.spectro._shape_modes import BroadSolution, ShapePriors, solve_broad_shape
-from pogson.spectro.star_rejection import find_wrong_stars
+from pogson.spectro.star_rejection import contradiction, find_wrong_stars
 from pogson.spectro.throughput import ResponseConfig, ResponseSolution, StandardData, _power
 
 _BINS = 24
+_BEND = 0.5
 
 
 class _Star:
@@ -93,6 +94,7 @@ class JointFit:
         self.x0 = 0.5 * (low + high)
         self.scatter = config.template_scatter
         self.absorption_known = False
+        self.contradiction = float("nan")
         self.broad: BroadSolution | None = None
         ratios = [
             np.sum(s.ivar * s.model * s.counts) / np.sum(s.ivar * s.model**2) for s in self.stars
@@ -171,6 +173,9 @@ class JointFit:
         for k, reason in odd.items():
             self.reasons[self.stars[k].data.name] = reason
         self.stars = [s for i, s in enumerate(self.stars) if i not in odd]
+        if len(self.stars) == 2:
+            two = [i for i in range(len(y)) if i not in odd]
+            self.contradiction = contradiction(self.bins, y[two], v[two], self.config.rejection)
 
     # ---- the linear parts ----------------------------------------------------------------------
 
@@ -190,9 +195,8 @@ class JointFit:
     def _solve_spline(self) -> None:
         parts = [self._normal(s, self._spline_weight(s)) for s in self.stars]
         self.gram = sum((p[0] for p in parts), np.zeros((self.n + 3, 4)))
-        self.c = kernels.solve_band(
-            self.gram, sum((p[1] for p in parts), np.zeros(self.n + 3)), 1e-6
-        )
+        moment = sum((p[1] for p in parts), np.zeros(self.n + 3))
+        self.c = kernels.solve_band(self.gram, moment, _roughness(self.gram))
 
     def _solve_losses(self) -> None:
         slopes = self.config.slopes and len(self.stars) >= 3
@@ -306,7 +310,7 @@ class JointFit:
             moment = sum((p[1] for p in parts), np.zeros(n + 3))
             score = 0.0
             for (g, m), (s, weight) in zip(parts, held, strict=True):
-                c = kernels.solve_band(gram - g, moment - m, 1e-6)
+                c = kernels.solve_band(gram - g, moment - m, _roughness(gram - g))
                 fit = s.design(self.x0, self.unit) * kernels.spline_values(c, s.index, s.value)
                 score += float(np.sum(weight * (s.counts - fit) ** 2))
             scores[int(n)] = score
@@ -378,8 +382,10 @@ class JointFit:
 
     def _covariance(self) -> np.ndarray:
         size = self.n + 3
-        inverse = np.linalg.inv(_dense(self.gram) + 1e-9 * np.mean(self.gram[:, 0]) * np.eye(size))
-        middle = np.zeros((size, size))
+        mean = float(np.mean(self.gram[:, 0]))
+        bend = np.diff(np.eye(size), n=2, axis=0)
+        middle = _roughness(self.gram) * mean * bend.T @ bend
+        inverse = np.linalg.inv(_dense(self.gram) + middle + 1e-9 * mean * np.eye(size))
         for s in self.stars:
             w = np.where(s.telluric, 0.0, s.ivar * (s.robust * s.share) ** 2)
             middle += _dense(self._normal(s, w)[0])
@@ -420,6 +426,10 @@ class JointFit:
             centre = np.eye(_BINS) - 1.0 / _BINS
             covariance = centre @ self.broad.covariance @ centre
             template = np.sqrt(np.diag(covariance))
+        # two stars may contradict each other: then the scale is no better than they agree
+        greys = np.array([s.grey for s in self.stars])
+        excess = np.var(greys, ddof=1) - config.rejection.grey**2 if n > 1 else 0.0
+        scale = np.hypot(scale, np.sqrt(max(excess, 0.0) / n))
         names = tuple(s.name for s in self.given)
         kept = {s.data.name: s for s in self.stars}
         chi2, count = 0.0, 0
@@ -438,11 +448,20 @@ class JointFit:
             np.array([kept[m].grey if m in kept else np.nan for m in names]),
             np.array([kept[m].slope if m in kept else np.nan for m in names]),
             self.range, self.c, self._covariance(), self.unit,
-            self.tell_lam, self.tell, self.tell_var, self.airmass,
+            self.tell_lam, np.where(self.tell_var < 1.0, self.tell, np.nan), self.tell_var,
+            self.airmass,
             float(scale), self.bins, template, self.bins, table, scores,
             chi2, count - (self.n + 3) - 2 * n - self.tell_lam.size, config,
-            template_covariance=covariance,
+            template_covariance=covariance, contradiction=self.contradiction,
         )  # fmt: skip
+
+
+def _roughness(gram: np.ndarray) -> float:
+    """Penalty of squared second differences of coefficients that are about 1, for `solve_band`.
+
+    That of a prior of 0.5: nothing beside data, but a long gap is bridged and its error known.
+    """
+    return max(1e-6, _BEND**-2 / max(float(np.mean(gram[:, 0])), 1e-300))
 
 
 def _dense(band: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -197,7 +197,21 @@ def solve_broad_shape(
         wrong = [_doubt_a_band(t, best, e) for t, e in zip(kept, errors, strict=True)]
         if not any(wrong):
             break
-    return _collect(best, covariance, kept, grid)
+    solution = _collect(best, covariance, kept, grid)
+    return _bridge_gaps(solution, bins, np.isfinite(curves).any(axis=0))
+
+
+def _bridge_gaps(solution: BroadSolution, bins: np.ndarray, seen: np.ndarray) -> BroadSolution:
+    """Take bins in which no star has data from their neighbours, as the spline does."""
+    if seen.all():
+        return solution
+    rows = [np.interp(bins, bins[seen], row) for row in np.eye(int(seen.sum()))]
+    at = np.transpose(rows)
+    return replace(
+        solution,
+        correction=at @ solution.correction[seen],
+        covariance=at @ solution.covariance[np.ix_(seen, seen)] @ at.T,
+    )
 
 
 @dataclass(frozen=True, eq=False)

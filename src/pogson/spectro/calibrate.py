@@ -143,7 +143,8 @@ class FluxCalibration:
         Parameters
         ----------
         wavelength : array_like, shape (n,)
-            Vacuum Angstrom, pixel centres.
+            Vacuum Angstrom, pixel centres. Where counts are per pixel their spacing is the pixels'
+            width: give all pixels, not every tenth.
         exposure_time, airmass, unit : optional
             Of the spectrum; by default those of the standards' frame.
 
@@ -151,10 +152,10 @@ class FluxCalibration:
         ------
         CalibrationError
             If the airmass differs by more than 0.05 and no extinction curve was given, or an
-            exposure time is needed and unknown.
+            exposure time, or with an extinction curve an airmass, is needed and unknown (NaN).
         """
         lam = np.asarray(wavelength, np.float64)
-        x = self.airmass if airmass is None or not np.isfinite(airmass) else float(airmass)
+        x = self.airmass if airmass is None else float(airmass)
         expected = _expected(
             lam,
             self.exposure_time if exposure_time is None else exposure_time,
@@ -163,7 +164,12 @@ class FluxCalibration:
         )
         curve = self.config.extinction
         if curve is not None:
-            expected = expected * 10 ** (-0.4 * curve(lam) * (x if np.isfinite(x) else 1.0))
+            if not np.isfinite(x):
+                raise CalibrationError(
+                    "The airmass of the spectrum is unknown, so the extinction curve cannot be "
+                    "used; set FibreSpectra.airmass (the header card AIRMASS, or frame.airmass)."
+                )
+            expected = expected * 10 ** (-0.4 * curve(lam) * x)
         elif np.isfinite(x) and np.isfinite(self.airmass) and abs(x - self.airmass) > 0.05:
             raise CalibrationError(
                 f"The spectrum was taken at airmass {x:.3f}, the standards at {self.airmass:.3f}; "
@@ -332,7 +338,8 @@ def calibrate_fibres(
     PogsonValueError
         If a fibre or a name is given twice.
     CalibrationError
-        If no standard could be matched; every reason is in the message.
+        If no standard could be matched; every reason is in the message. If there is an extinction
+        curve and the airmass of the frame is unknown.
 
     Examples
     --------
@@ -348,6 +355,11 @@ def calibrate_fibres(
     from threadpoolctl import threadpool_limits
 
     config = config or FluxCalConfig()
+    if config.extinction is not None and not np.isfinite(frame.airmass):
+        raise CalibrationError(
+            "The airmass of the frame is unknown, so the extinction curve cannot be used; set "
+            "FibreSpectra.airmass (the header card AIRMASS, or frame.airmass)."
+        )
     items = _standards(standards)
     rows = [frame.row(fibre) for fibre, _ in items]
     names = [frame.names[r] or f"fibre {frame.fibre_ids[r]}" for r in rows]
@@ -394,7 +406,7 @@ def _solve(
     response: ResponseConfig,
 ) -> tuple[ResponseSolution, dict[str, StarMatch], dict[str, str]]:
     """Match and solve, and once more with the response of all stars instead of each one's own."""
-    earlier: tuple[ResponseSolution, Mapping[str, StarMatch]] | None = None
+    earlier: tuple[ResponseSolution, Mapping[str, StarMatch], Mapping[str, str]] | None = None
     while True:
         matches, failures = _match_all(stars, standards, phot, config, earlier)
         if not matches:
@@ -410,7 +422,7 @@ def _solve(
         solution = solve_response(data, response)
         if earlier is not None:
             return solution, matches, failures
-        earlier = (solution, matches)
+        earlier = (solution, matches, failures)
 
 
 def _match_all(
@@ -418,7 +430,7 @@ def _match_all(
     standards: Mapping[str, tuple[int | str, Photometry]],
     phot: GridPhotometry,
     config: FluxCalConfig,
-    earlier: tuple[ResponseSolution, Mapping[str, StarMatch]] | None,
+    earlier: tuple[ResponseSolution, Mapping[str, StarMatch], Mapping[str, str]] | None,
 ) -> tuple[dict[str, StarMatch], dict[str, str]]:
     """Match stars in threads; the matches, and why others could not be matched."""
 
@@ -430,7 +442,7 @@ def _match_all(
             if earlier is None:
                 return match_star(star, standards[name][1], phot, config.match)
             if name not in earlier[1]:
-                return "it could not be matched"
+                return earlier[2][name]
             response = earlier[0].response(star.wavelength)
             return match_star(
                 star,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pogson.errors import CalibrationError, PogsonValueError
+from pogson.spectro._checks import fits_text
 from pogson.spectro.atmosphere_extinction import AtmosphereExtinction, load_atmosphere_extinction
 from pogson.spectro.containers import CalibrationVector, FluxCalibrationResult
 
@@ -135,7 +136,8 @@ def apply_flux_calibration(
     Returns
     -------
     cal_spectra, cal_variance : ndarray, same shape
-        ``sigma^2 = sigma_obs^2 Cal^2 + C^2 sigma_Cal^2``; NaN where the calibration is masked.
+        ``sigma^2 = sigma_obs^2 Cal^2 + C^2 sigma_Cal^2``; both NaN where the calibration is
+        masked, the variance is NaN or negative, or counts and variance are both 0 (no data).
         The second term is shared by all fibres: do not average it down.
     header_updates : dict
         BUNIT, FLUXCAL, FCALNSTR, FCALRMS (absent for one star) and HISTORY, a list.
@@ -173,7 +175,7 @@ def apply_flux_calibration(
         )
     if wavelength is not None:
         lam = np.asarray(wavelength, np.float64)
-        if lam.shape[-1] != n or np.max(np.abs(lam - vector.wavelength)) > 0.05:
+        if lam.shape[-1] != n or not np.max(np.abs(lam - vector.wavelength)) <= 0.05:
             raise PogsonValueError(
                 f"The spectra are at {lam.min():g}-{lam.max():g} Angstrom, not on the grid of the "
                 f"calibration, {vector.wavelength[0]:g}-{vector.wavelength[-1]:g}; resample it."
@@ -190,7 +192,9 @@ def apply_flux_calibration(
     if turned:
         c, vc = c[:, None], vc[:, None]
     out, total = counts * c, var * c**2 + counts**2 * vc
-    total = np.where(np.isfinite(out), total, np.nan)
+    # no data: variance NaN or negative, or 0 +- 0, which is how masked pixels are written
+    lost = ~np.isfinite(out) | ~(var >= 0) | ((counts == 0) & (var == 0))
+    out, total = np.where(lost, np.nan, out), np.where(lost, np.nan, total)
     header = _header(vector, result)
     if update_header is not None:
         _update(update_header, header)
@@ -214,12 +218,15 @@ def _header(vector: CalibrationVector, result: FluxCalibrationResult | None) -> 
         m = v.meta
         if "teff" not in m:
             continue
-        line = (
-            f"FLUXCAL star={m['star_name']} fibre={m['fiber_id']} Teff={m['teff']:.0f} "
-            f"logg={m['logg']:.2f} [M/H]={m['feh']:+.2f} RV={m['rv_kms']:.1f} "
-            f"scale={m['scale_factor']:.5g}"
+        teff, logg, feh, rv, scale = (
+            float(m.get(k, np.nan)) for k in ("teff", "logg", "feh", "rv_kms", "scale_factor")
         )
-        history.append(line + (" REJECTED" if m["star_name"] in lost else ""))
+        name = m.get("star_name", "")
+        line = (
+            f"FLUXCAL star={name} fibre={m.get('fiber_id', -1)} Teff={teff:.0f} logg={logg:.2f} "
+            f"[M/H]={feh:+.2f} RV={rv:.1f} scale={scale:.5g}"
+        )
+        history.append(line + (" REJECTED" if name in lost else ""))
     header["HISTORY"] = history
     return header
 
@@ -231,6 +238,6 @@ def _update(header: Any, updates: Mapping[str, Any]) -> None:
             header[key] = value
         elif add is not None:
             for line in value:
-                add(line)
+                add(fits_text(line))
         else:
             header[key] = list(value)

@@ -20,7 +20,7 @@ from pogson.spectro.containers import (
 from pogson.spectro.grid_photometry import GridPhotometry, as_bands
 from pogson.spectro.kspecdr_apply import apply_flux_calibration, shared_conditions
 from pogson.spectro.line_spread import LineSpread
-from pogson.spectro.mask_regions import load_mask_regions
+from pogson.spectro.mask_regions import load_mask_regions, outside_regions
 from pogson.spectro.matching import MatchConfig, StarMatch, StarSpectrum, match_star
 from pogson.spectro.throughput import ResponseConfig, StandardData, solve_response
 
@@ -37,14 +37,18 @@ _FLOOR = 0.01
 
 def _sigma(wavelength: np.ndarray, fwhm: Any, coefficients: Sequence[float] | None) -> np.ndarray:
     if coefficients is not None:
-        width = np.polynomial.polynomial.polyval(wavelength, np.asarray(coefficients, np.float64))
-        return np.asarray(width / 2.3548200450309493)
+        return LineSpread.from_fwhm(np.asarray(coefficients, np.float64)).sigma(wavelength)
     if isinstance(fwhm, LineSpread):
         return fwhm.sigma(wavelength)
     value = np.asarray(fwhm, np.float64)
     if not np.all(np.isfinite(value) & (value > 0)):
         raise PogsonValueError(
             f"instrument_fwhm_angstrom is {fwhm!r}; give the FWHM of the line spread in Angstrom."
+        )
+    if value.shape not in ((), (1,), wavelength.shape):
+        raise PogsonValueError(
+            f"instrument_fwhm_angstrom has shape {value.shape}; give one width, or one for each of "
+            f"{wavelength.size} pixels. A polynomial is fwhm_poly_coeffs."
         )
     return np.broadcast_to(value / 2.3548200450309493, wavelength.shape)
 
@@ -57,8 +61,7 @@ def _masked_star(
 ) -> StarSpectrum:
     ranges = load_mask_regions() if regions is None else list(regions)
     lam, ivar = observed.wavelength, observed.ivar.copy()
-    for low, high in ranges:
-        ivar[(lam >= low) & (lam <= high)] = 0.0
+    ivar[~outside_regions(lam, ranges)] = 0.0
     return StarSpectrum(lam, np.nan_to_num(observed.flux), ivar, sigma, name)
 
 
@@ -212,7 +215,12 @@ def scale_template_to_photometry(
             short.append(f"{name} ({100 * covered:.0f} % covered)")
             continue
         mag, err = photometry.get_band(name)
-        synthetic.append(10 ** (-0.4 * synthetic_magnitude(spectrum, bands[name])))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bright = 10 ** (-0.4 * synthetic_magnitude(spectrum, bands[name]))
+        if not (np.isfinite(bright) and bright > 0):
+            short.append(f"{name} (no light of the template)")
+            continue
+        synthetic.append(bright)
         observed.append(10 ** (-0.4 * mag))
         error.append(observed[-1] * 0.4 * np.log(10) * np.hypot(err, _FLOOR))
         names.append(name)
@@ -220,7 +228,7 @@ def scale_template_to_photometry(
         raise MissingDataError(
             f"No band can set the scale: the photometry has "
             f"{choices(photometry.valid_bands()) or 'none'}, "
-            f"the curves {choices(list(bands)) or 'none'}; too short: {', '.join(short) or 'none'}."
+            f"the curves {choices(list(bands)) or 'none'}; unusable: {', '.join(short) or 'none'}."
         )
     f, d, w = np.array(synthetic), np.array(observed), np.array(error) ** -2.0
     scale = float(np.sum(w * f * d) / np.sum(w * f * f))
@@ -328,7 +336,7 @@ def _scale_error(match: StarMatch) -> float:
 
 def combine_calibration_vectors(
     vectors: Sequence[CalibrationVector],
-    method: Literal["weighted_mean", "median", "joint"] = "weighted_mean",
+    method: Literal["weighted_mean", "median"] = "weighted_mean",
     sigma_clip: float = 3.0,
     smooth: bool = False,
     smooth_window: int = 51,
@@ -360,7 +368,8 @@ def combine_calibration_vectors(
     Raises
     ------
     PogsonValueError
-        If there are no vectors, grids or exposure times differ or the method is unknown.
+        If there are no vectors, grids or exposure times differ, the method is unknown or a number
+        is not positive.
 
     Notes
     -----
@@ -377,11 +386,14 @@ def combine_calibration_vectors(
     >>> result.summary["n_stars_used"], list(result.summary["rejected"])
     (3, ['100.0'])
     """
-    methods = ("weighted_mean", "median", "joint")
+    methods = ("weighted_mean", "median")
     if not vectors:
         raise PogsonValueError("There are no calibration vectors to combine; give at least one.")
     if method not in methods:
         raise PogsonValueError(f"Unknown method {method!r}; allowed: {choices(methods)}.")
+    for key, value in (("sigma_clip", sigma_clip), ("smooth_window", smooth_window)):
+        if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value > 0):
+            raise PogsonValueError(f"{key} is {value!r}; it must be a positive number.")
     lam = vectors[0].wavelength
     for v in vectors:
         if v.wavelength.shape != lam.shape or not np.allclose(v.wavelength, lam, rtol=0, atol=1e-3):

@@ -111,10 +111,12 @@ def load_mask_array(
     >>> load_mask_array([6800.0, 6900.0])
     array([ True, False])
     """
-    return _outside(check_wavelengths(wavelength, "the mask"), load_mask_regions(mask_name))
+    lam = check_wavelengths(wavelength, "the mask")
+    return outside_regions(lam, load_mask_regions(mask_name))
 
 
-def _outside(lam: np.ndarray, regions: Iterable[tuple[float, float]]) -> np.ndarray:
+def outside_regions(lam: np.ndarray, regions: Iterable[tuple[float, float]]) -> np.ndarray:
+    """Return True where a wavelength is outside all ranges."""
     good = np.ones(lam.shape, bool)
     for low, high in regions:
         if not low < high:
@@ -134,7 +136,7 @@ def apply_mask_regions(spectrum: Spectrum1D, regions: Sequence[tuple[float, floa
     >>> apply_mask_regions(s, [(6860.0, 6960.0)]).mask
     array([ True, False])
     """
-    return replace(spectrum, mask=spectrum.mask & _outside(spectrum.wavelength, regions))
+    return replace(spectrum, mask=spectrum.mask & outside_regions(spectrum.wavelength, regions))
 
 
 def apply_named_mask(

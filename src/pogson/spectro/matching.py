@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pogson.errors import CalibrationError
 from pogson.spectro._match_fit import (
     _C_KMS,
     _STEPS,
@@ -108,6 +109,8 @@ def match_star(
         If no band can be used.
     MaskedDataError
         If too few pixels can.
+    CalibrationError
+        If the counts add to nothing.
 
     Notes
     -----
@@ -127,6 +130,11 @@ def match_star(
     'pogson.spectro.matching'
     """
     config = config or MatchConfig()
+    if not np.sum(star.counts * np.sqrt(star.ivar)) > 0:
+        raise CalibrationError(
+            f"The spectrum of {star.name!r} has no light: its counts add to nothing or less. Look "
+            f"at its fibre and at the sky subtraction."
+        )
     problem = _Problem(star, phot, config, response)
     flux, error = phot.observed(photometry, config.photometric_floor)
     meta = photometry.meta

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["RejectionPriors", "find_wrong_stars"]
+__all__ = ["RejectionPriors", "contradiction", "find_wrong_stars"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def find_wrong_stars(
     suspect, and it is wrong when the prediction of the others (mean and covariance, their own
     losses included) misses it. So three stars are enough: a clip of residuals from a common mean,
     whose largest value among N is sqrt(N-1) sigma, cannot reject anyone below N = 10.
-    With two stars left nobody can be named.
+    With two stars left nobody can be named; `contradiction` says whether one of them is wrong.
 
     Examples
     --------
@@ -82,18 +82,8 @@ def find_wrong_stars(
     priors = priors or RejectionPriors()
     y = np.array(log_throughput, np.float64)
     use = np.isfinite(y) & np.isfinite(variance)
-    x = (position - position.mean()) / max(np.ptp(position), 1e-9)
-    distance = position[:, None] - position[None, :]
-    shared = (
-        priors.grey**2
-        + priors.slope**2 * np.outer(x, x)
-        + priors.shape**2 * np.exp(-0.5 * (distance / 0.12) ** 2)
-        + priors.fine**2 * np.eye(x.size)
-    )
-    information = []
-    for i in range(y.shape[0]):
-        c = shared + np.diag(np.where(use[i], variance[i], 1e6))
-        information.append(np.linalg.inv(c))
+    shared = _shared(position, priors)
+    information = _information(shared, variance, use)
     values = np.where(use, y, 0.0)
     wrong: list[tuple[int, float]] = []
     left = [i for i in range(y.shape[0]) if use[i].sum() >= 3]
@@ -107,6 +97,57 @@ def find_wrong_stars(
         wrong.append((suspect, chi2))
         left = others
     return wrong
+
+
+def contradiction(
+    position: np.ndarray,
+    log_throughput: np.ndarray,
+    variance: np.ndarray,
+    priors: RejectionPriors | None = None,
+) -> float:
+    """Chi-square of the second of two stars given the first, as `find_wrong_stars` counts it.
+
+    Parameters
+    ----------
+    position, log_throughput, variance, priors
+        As there, of two stars.
+
+    Returns
+    -------
+    chi2 : float
+        Above ``priors.odds`` one of the two is wrong, and nobody can say which.
+
+    Examples
+    --------
+    >>> x = np.linspace(8.2, 9.1, 12)
+    >>> y = np.array([np.zeros(12), np.full(12, 0.1)])
+    >>> contradiction(x, y, np.full((2, 12), 1e-4)) < 3 < contradiction(x, 20 * y, y + 1e-4)
+    True
+    """
+    use = np.isfinite(log_throughput) & np.isfinite(variance)
+    shared = _shared(position, priors or RejectionPriors())
+    information = _information(shared, variance, use)
+    values = np.where(use, log_throughput, 0.0)
+    return _prediction_chi2(1, [0], values, information, shared, use, variance)
+
+
+def _shared(position: np.ndarray, priors: RejectionPriors) -> np.ndarray:
+    """Covariance of what good stars may differ by."""
+    x = (position - position.mean()) / max(np.ptp(position), 1e-9)
+    distance = position[:, None] - position[None, :]
+    return np.asarray(
+        priors.grey**2
+        + priors.slope**2 * np.outer(x, x)
+        + priors.shape**2 * np.exp(-0.5 * (distance / 0.12) ** 2)
+        + priors.fine**2 * np.eye(x.size)
+    )
+
+
+def _information(shared: np.ndarray, variance: np.ndarray, use: np.ndarray) -> list[np.ndarray]:
+    return [
+        np.linalg.inv(shared + np.diag(np.where(u, v, 1e6)))
+        for u, v in zip(use, variance, strict=True)
+    ]
 
 
 def _mean(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from pogson.spectro._shape_modes import StarShape, hat_matrix
 from pogson.spectro.star_rejection import RejectionPriors
 
 __all__ = ["ResponseConfig", "ResponseSolution", "StandardData", "solve_response"]
+
+_LARGEST_ERROR = 0.3  # of ln(response); where it is larger nothing is known
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ class ResponseSolution:
     unit : float
         Scale of the coefficients.
     telluric_wavelength, telluric, telluric_variance : ndarray
-        Transmission at ``airmass`` in the telluric regions and its noise.
+        Transmission at ``airmass`` in the telluric regions and its noise; NaN where no star has a
+        usable pixel.
     airmass : float
         Mean airmass of the stars used.
     log_scale_error : float
@@ -165,6 +169,9 @@ class ResponseSolution:
         Of the correlation, in ln(wavelength).
     template_covariance : ndarray, shape (n_knot, n_knot), optional
         Of the template error between its knots, if known better than by that reach.
+    contradiction : float, optional
+        Of exactly two stars, chi-square of one given the other; more than ``rejection.odds`` means
+        that one of them is wrong, and nobody can say which. NaN otherwise.
 
     Examples
     --------
@@ -201,6 +208,7 @@ class ResponseSolution:
     config: ResponseConfig
     template_reach: float = 0.12
     template_covariance: np.ndarray | None = None
+    contradiction: float = float("nan")
 
     @property
     def names_used(self) -> tuple[str, ...]:
@@ -218,6 +226,36 @@ class ResponseSolution:
         a = self.log_grey[self.used]
         return float(np.std(a, ddof=1)) if a.size > 1 else float("nan")
 
+    @cached_property
+    def _spline_error(self) -> tuple[np.ndarray, np.ndarray]:
+        """ln(wavelength), finer than the knots, and the noise of ln(response) without tellurics."""
+        x = np.linspace(*self.log_range, 8 * (self.coefficients.size - 3) + 1)
+        rows, level = self._spline_rows(x)
+        variance = np.einsum("pi,ij,pj->p", rows, self.coefficient_covariance, rows)
+        return x, np.sqrt(variance) / np.maximum(np.abs(level), 1e-300)
+
+    def _spline_rows(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Basis at ln(wavelength), (n, n_coefficient), and the spline there."""
+        index, value = self._basis(np.exp(x))
+        dense = np.zeros((x.size, self.coefficients.size))
+        np.put_along_axis(dense, index[:, None] + np.arange(4), value, axis=1)
+        return dense, dense @ self.coefficients
+
+    def _telluric_rows(self, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels inside a region, (2, n) samples that they lie between and the shares of these."""
+        pixels, between, shares = [np.zeros(0, int)], [np.zeros((2, 0), int)], [np.zeros((2, 0))]
+        for low, high in self.config.telluric_regions:
+            grid = self.telluric_wavelength
+            inside = np.flatnonzero((grid >= low) & (grid <= high))
+            pick = np.flatnonzero((lam >= low) & (lam <= high))
+            if pick.size and inside.size:
+                at = np.interp(lam[pick], grid[inside], np.arange(inside.size))
+                left = np.floor(at).astype(int)
+                pixels.append(pick)
+                between.append(inside[[left, np.minimum(left + 1, inside.size - 1)]])
+                shares.append(np.array([1.0 - (at - left), at - left]))
+        return np.concatenate(pixels), np.hstack(between), np.hstack(shares)
+
     def _basis(self, wavelength: Any) -> tuple[np.ndarray, np.ndarray]:
         from pogson.spectro._match_kernels import uniform_spline
 
@@ -230,15 +268,21 @@ class ResponseSolution:
         return np.asarray((x >= self.log_range[0] - 1e-9) & (x <= self.log_range[1] + 1e-9))
 
     def response(self, wavelength: Any) -> np.ndarray:
-        """Smooth response without telluric absorption; NaN beyond the stars."""
+        """Smooth response without telluric absorption; NaN beyond the stars and in their gaps."""
         from pogson.spectro._match_kernels import spline_values
 
         lam = np.asarray(wavelength, np.float64)
         value = spline_values(self.coefficients, *self._basis(lam)).reshape(lam.shape)
-        return np.where(self.covered(lam), value * self.unit, np.nan)
+        known = np.array(np.interp(np.log(lam), *self._spline_error) < _LARGEST_ERROR)
+        # where the transmission is known its product with the response is, whatever this is
+        known.reshape(-1)[self._telluric_rows(np.ravel(lam))[0]] = True
+        return np.where(self.covered(lam) & known, value * self.unit, np.nan)
 
     def transmission(self, wavelength: Any, airmass: float | None = None) -> np.ndarray:
-        """Telluric transmission at an airmass (default: the stars' own); 1 outside the regions."""
+        """Telluric transmission at an airmass (default: the stars' own); 1 outside the regions.
+
+        NaN where no star tells it.
+        """
         lam = np.asarray(wavelength, np.float64)
         out = np.ones(lam.shape)
         for low, high in self.config.telluric_regions:
@@ -255,7 +299,10 @@ class ResponseSolution:
         return out
 
     def noise_variance(self, wavelength: Any) -> np.ndarray:
-        """Variance of ln(response) from the noise of the stars' pixels."""
+        """Variance of ln(response) from the noise of the stars' pixels.
+
+        In telluric regions that of response times transmission, which is what the stars tell.
+        """
         lam = np.ravel(np.asarray(wavelength, np.float64))
         index, value = self._basis(lam)
         columns = index[:, None] + np.arange(4)
@@ -264,10 +311,10 @@ class ResponseSolution:
         level = np.sum(self.coefficients[columns] * value, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             out = variance / level**2
-        if self.telluric_wavelength.size:
-            inside = self.transmission(lam) != 1.0
-            relative = self.telluric_variance / np.maximum(self.telluric, 1e-3) ** 2
-            out[inside] += np.interp(lam[inside], self.telluric_wavelength, relative)
+        # the stars' pixels tell the product of response and transmission, without the spline
+        pixels, between, shares = self._telluric_rows(lam)
+        through = np.maximum(self.transmission(lam[pixels]), 1e-3)
+        out[pixels] = np.sum(shares**2 * self.telluric_variance[between], axis=0) / through**2
         return np.asarray(np.where(self.covered(lam), out, np.nan)).reshape(np.shape(wavelength))
 
     def template_error(self, wavelength: Any) -> np.ndarray:
@@ -307,11 +354,15 @@ class ResponseSolution:
         out = np.zeros((lam.size, lam.size))
         self.log_variance(lam, components)  # checks the names
         if "noise" in components:
-            index, value = self._basis(lam)
-            dense = np.zeros((lam.size, self.coefficients.size))
-            np.put_along_axis(dense, index[:, None] + np.arange(4), value, axis=1)
-            dense /= (dense @ self.coefficients)[:, None]
+            dense, level = self._spline_rows(np.log(lam))
+            dense /= level[:, None]
+            pixels, between, shares = self._telluric_rows(lam)
+            dense[pixels] = 0.0
             out += dense @ self.coefficient_covariance @ dense.T
+            through = np.maximum(self.transmission(lam[pixels]), 1e-3)
+            rows = np.zeros((lam.size, self.telluric_wavelength.size))
+            np.add.at(rows, (pixels, between), shares / through)
+            out += (rows * self.telluric_variance) @ rows.T
         if "scale" in components:
             out += self.log_scale_error**2
         if "template" in components:

@@ -51,7 +51,12 @@ from pogson.stars.priors import (
     RvPrior,
     StarPriors,
 )
-from pogson.stars.priors_dust import DustMapPrior, ExtinctionPrior, ExtinctionProfile
+from pogson.stars.priors_dust import (
+    DustMapPrior,
+    ExtinctionPrior,
+    ExtinctionProfile,
+    StarExtinctionPrior,
+)
 from pogson.stars.priors_galaxy import DistancePrior, FlatDistance, GalacticPrior
 from pogson.stars.simulated import simulated_grid
 from pogson.stars.star_flags import STAR_FLAG_DOCS, StarFlag
@@ -87,6 +92,7 @@ __all__ = [
     "PosteriorWriter",
     "RvPrior",
     "StarDraws",
+    "StarExtinctionPrior",
     "StarFitter",
     "StarFlag",
     "StarPhotometry",

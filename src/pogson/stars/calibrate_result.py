@@ -152,7 +152,7 @@ class BandCalibration:
     @property
     def magnitude_offsets(self) -> Floats:
         """The same as magnitudes to add: -2.5 log10(offset) (bands,)."""
-        return -2.5 / np.log(10.0) * self.log_offsets
+        return -2.5 / np.log(10.0) * self.log_offsets + 0.0  # no negative zero
 
     def factors(self, design: Any = None) -> Floats:
         """Return the flux factor of every star and band.

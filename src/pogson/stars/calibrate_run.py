@@ -223,6 +223,12 @@ class Run:
                 f"No star of {len(self.rows)} is left: all have outliers or no fit. Are the "
                 "errors, the grid and the units right?"
             )
+        if keep.sum() <= self.state.a.size:
+            raise CalibrationError(
+                f"{int(keep.sum())} stars are too few for {self.state.a.size} offsets: what they "
+                "say is learned from the differences between stars. Give more stars, or fewer "
+                "bands or terms."
+            )
         self.steps += 1
         outliers = self.state.outliers
         if self.config.outliers:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pogson.errors import PogsonValueError
+from pogson.parallel import SerialExecutor
 from pogson.stars.calibrate_draws import StarDraws, StarSampler
+from pogson.stars.calibrate_tasks import DrawnStars, draw_in_tasks, grid_of, kept_draws
+from pogson.stars.fit_setup import FitConfig
 from pogson.stars.grid import LN_FLUX, StellarGrid
 from pogson.stars.photometry_table import StarPhotometry
+from pogson.stars.priors import StarPriors
+from pogson.stars.priors_dust import needs_extinctions
+
+if TYPE_CHECKING:
+    from pogson.stars.fit import StarFitter
 
 __all__ = ["grid_sampler"]
 
@@ -21,25 +32,36 @@ _SOFT = 0.05  # from a limit inwards, magnitudes or units of R_V
 
 
 def grid_sampler(
-    grid: StellarGrid,
+    grid: StellarGrid | str | Path,
     *,
     priors: Any = None,
     config: Any = None,
     workers: int = 1,
+    executor: Executor | None = None,
+    chunk_size: int = 64,
+    keep: str | Path | None = None,
 ) -> StarSampler:
     """Return a sampler for `calibrate_bands` that fits stars with a grid.
 
     Parameters
     ----------
-    grid : StellarGrid
-        Models with the bands of the photometry.
+    grid : StellarGrid or path
+        Models with the bands of the photometry, or their file. Processes and Dask need the file.
     priors : StarPriors, optional
         Priors of the fit; those of `fit_stars` by default.
     config : FitConfig, optional
         Options of the fit. Its error floors, and the scale of the grid's own errors, must be zero:
         the calibration infers the scatter.
     workers : int, optional
-        Threads of the fit.
+        Threads of the fit, where no executor is given.
+    executor : concurrent.futures.Executor, optional
+        From `pogson.parallel.get_executor`: each fit of the stars is divided into tasks for it.
+    chunk_size : int, optional
+        Stars a task.
+    keep : path-like, optional
+        Folder for the draws of every fit (16 bytes a draw). A calibration that is started again
+        with it takes those that are there instead of fitting; it must not be shared by different
+        grids, priors or configurations.
 
     Returns
     -------
@@ -49,10 +71,15 @@ def grid_sampler(
     Raises
     ------
     PogsonValueError
-        If the configuration has an error floor or a scale of the grid's errors.
+        If the configuration has an error floor or a scale of the grid's errors, or ``chunk_size``
+        is below 1.
+    PogsonTypeError
+        If processes or Dask are given a grid in memory.
 
     Notes
     -----
+    Each star has its own random stream: workers, executor and chunks change no number.
+
     Where the extinction prior does not depend on distance, the draws come with functions of zero
     posterior mean (Stein's identity): the derivatives of the log posterior by distance modulus, A_V
     and R_V, times factors that vanish at the limits of each. They take most of the Monte Carlo
@@ -69,13 +96,12 @@ def grid_sampler(
     >>> grid_sampler(grid)(stars, 1).flux.shape
     (2, 250, 8)
     """
-    from pogson.stars.fit import StarFitter
-    from pogson.stars.fit_setup import FitConfig
-    from pogson.stars.priors import StarPriors
-
     priors = StarPriors() if priors is None else priors
     config = FitConfig() if config is None else config
-    if np.any(config.floors(tuple(grid.bands)) > 0):
+    if chunk_size < 1:
+        raise PogsonValueError(f"chunk_size must be at least 1, not {chunk_size}.")
+    floors = config.error_floor
+    if np.any(np.array([*floors.values()] if isinstance(floors, Mapping) else floors) > 0):
         raise PogsonValueError(
             f"error_floor={config.error_floor!r}: set it to 0 here; the calibration infers the "
             "scatter of each band and passes it on in the errors."
@@ -85,20 +111,35 @@ def grid_sampler(
             f"fit_error_scale={config.fit_error_scale}: set it to 0 here, for the same reason as "
             "error_floor: the scatter that the calibration infers contains the error of the grid."
         )
-    fitters: dict[tuple[str, ...], Any] = {}
-    weights = np.asarray(priors.distance.log_model_weights(grid))
+    if isinstance(grid, StellarGrid):
+        grid_of(grid, (), SerialExecutor() if executor is None else executor)
+    return _GridSampler(grid, priors, config, workers, executor, chunk_size, keep)
 
-    def sampler(stars: StarPhotometry, seed: int, /) -> StarDraws:
+
+@dataclass(frozen=True, eq=False)
+class _GridSampler:
+    """What `grid_sampler` returns; grids and fitters are made once for each set of bands."""
+
+    grid: StellarGrid | str | Path
+    priors: StarPriors
+    config: FitConfig
+    workers: int
+    executor: Executor | None
+    chunk_size: int
+    keep: str | Path | None
+    grids: dict[tuple[str, ...], tuple[StellarGrid, Floats]] = field(default_factory=dict)
+    fitters: dict[tuple[str, ...], StarFitter] = field(default_factory=dict)
+
+    def __call__(self, stars: StarPhotometry, seed: int, /) -> StarDraws:
         """Fit the stars and return model fluxes of their draws."""
-        bands = tuple(stars.bands)
-        if bands not in fitters:
-            fitters[bands] = StarFitter(grid, bands, priors=priors, config=config)
-        fit = fitters[bands].fit(stars, seed=seed, workers=workers)
-        coefficients = np.asarray(grid.coefficients)[:, grid.band_index(bands)]
-        good = np.asarray(fit.model_index) >= 0
-        k = np.where(good, fit.model_index, 0)
+        priors = self.priors
+        grid, weights = self._grid(stars)
+        fit = self._fit(stars, seed)
+        coefficients = np.asarray(grid.coefficients)[:, grid.band_index(stars.bands)]
+        good = np.asarray(fit.model) >= 0
+        k = np.where(good, fit.model, 0)
         av, rv = np.where(good, fit.av, 0.0), np.where(good, fit.rv, 3.1)
-        distance = np.where(good, fit.distance_kpc, 1.0)
+        distance = np.where(good, fit.distance, 1.0)
         c = coefficients[k].astype(float)
         slope = c[..., 1] + rv[..., None] * c[..., 2]
         flux = np.exp(LN_FLUX * (c[..., 0] + av[..., None] * slope)) / distance[..., None] ** 2
@@ -107,17 +148,47 @@ def grid_sampler(
         if _distance_free(priors.extinction):
             by_prior = _distance_derivative(priors.distance, weights, stars, k, distance)
             rows = _Rows(stars, flux, slope, c[..., 2], av, rv, distance)
-            controls, directions = _controls(rows, by_prior, priors, config.distance_limits)
+            controls, directions = _controls(rows, by_prior, priors, self.config.distance_limits)
             controls *= good[..., None]
             directions *= good[..., None, None]
         return StarDraws(flux, np.zeros(k.shape), controls, directions)
 
-    return sampler
+    def _grid(self, stars: StarPhotometry) -> tuple[StellarGrid, Floats]:
+        """Return the grid in the bands of the stars, and the weights of its models by component."""
+        if stars.bands not in self.grids:
+            needs_extinctions(self.priors.extinction, stars)
+            grid = grid_of(self.grid, stars.bands, SerialExecutor())
+            weights = np.asarray(self.priors.distance.log_model_weights(grid))
+            self.grids[stars.bands] = grid, weights
+        return self.grids[stars.bands]
+
+    def _fit(self, stars: StarPhotometry, seed: int) -> DrawnStars:
+        """Return the draws of the stars, those kept if they are there."""
+        if self.keep is None:
+            return self._drawn(stars, seed)
+        return kept_draws(self.keep, stars, seed, lambda: self._drawn(stars, seed))
+
+    def _drawn(self, stars: StarPhotometry, seed: int) -> DrawnStars:
+        from pogson.stars.fit import StarFitter
+
+        if self.executor is not None:
+            return draw_in_tasks(
+                self.grid, stars, seed, self.priors, self.config, executor=self.executor,
+                chunk_size=self.chunk_size, grid_digest=self.grids[stars.bands][0].digest,
+            )  # fmt: skip
+        bands = stars.bands
+        if bands not in self.fitters:
+            self.fitters[bands] = StarFitter(
+                self.grids[bands][0], bands, priors=self.priors, config=self.config
+            )
+        fit = self.fitters[bands].fit(stars, seed=seed, workers=self.workers)
+        return DrawnStars(fit.model_index, fit.distance_kpc, fit.av, fit.rv)
 
 
 def _distance_free(extinction: Any) -> bool:
     """Whether the prior of A_V is alike at every distance."""
-    return not getattr(extinction, "needs_position", True) and hasattr(extinction, "sd")
+    prior = getattr(extinction, "otherwise", extinction)
+    return not getattr(prior, "needs_position", True) and hasattr(prior, "sd")
 
 
 def _distance_derivative(
@@ -164,10 +235,11 @@ def _controls(
     error_p = np.where(known, stars.parallax_err, np.inf)[:, None]
     parallax = 1.0 / distance
     pull = (np.where(known, stars.parallax, 0.0)[:, None] - parallax) / error_p**2
-    dust = priors.extinction
-    prior = [by_prior - 0.2 * np.log(10.0) * parallax * pull, np.zeros_like(av)]
-    if np.isfinite(dust.sd):
-        prior[1] = -(av - dust.mean) / dust.sd**2
+    dust, other = priors.extinction, getattr(priors.extinction, "otherwise", priors.extinction)
+    own = np.isfinite(stars.av_mean)
+    mean = np.where(own, stars.av_mean, other.mean)[:, None]
+    prec = np.where(own, stars.av_sd, other.sd)[:, None] ** -2.0
+    prior = [by_prior - 0.2 * np.log(10.0) * parallax * pull, -(av - mean) * prec]
     near, far = (float(5.0 * np.log10(d)) for d in limits)
     along = [np.broadcast_to(LN_FLUX, rows.flux.shape), LN_FLUX * rows.slope]
     inside = [_inside(5.0 * np.log10(distance), near, far), _inside(av, dust.low, dust.high)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from pogson.errors import PogsonTypeError, PogsonValueError
 from pogson.parallel import get_executor
+from pogson.stars._photometry_checks import refuse_vega
 from pogson.stars.fit_setup import (
     FitConfig,
     PreparedGrid,
@@ -22,6 +23,7 @@ from pogson.stars.grid import StellarGrid
 from pogson.stars.photometry_table import StarPhotometry
 from pogson.stars.posteriors import DRAW_COLUMNS, STAR_COLUMNS, StarPosteriors
 from pogson.stars.priors import StarPriors
+from pogson.stars.priors_dust import needs_extinctions
 from pogson.stars.star_flags import StarFlag
 from pogson.streams import stream
 
@@ -67,8 +69,11 @@ def fit_stars(
     MissingDataError
         If the grid lacks a band, a label that a prior needs, or the errors that
         ``fit_error_scale`` asks for.
+    UnitMismatchError
+        If fluxes in nJy, which are AB, are to be fitted in bands whose magnitudes are Vega.
     PogsonValueError
-        If every model has prior probability zero.
+        If every model has prior probability zero, or stars and priors do not agree on who gives
+        extinctions.
 
     Notes
     -----
@@ -93,9 +98,9 @@ def fit_stars(
     >>> bool(abs(np.median(fit.distance_kpc) - 2.0) < 0.2)
     True
     """
-    return StarFitter(grid, photometry.bands, priors=priors, config=config).fit(
-        photometry, seed=seed, workers=workers
-    )
+    fitter = StarFitter(grid, photometry.bands, priors=priors, config=config)
+    needs_extinctions(fitter.priors.extinction, photometry)
+    return fitter.fit(photometry, seed=seed, workers=workers)
 
 
 class _Room:
@@ -178,12 +183,15 @@ class StarFitter:
         ------
         PogsonValueError
             If the bands of the photometry are not those of the fitter.
+        UnitMismatchError
+            If fluxes in nJy, which are AB, are to be fitted in Vega bands.
         """
         if photometry.bands != self.bands:
             raise PogsonValueError(
                 f"The photometry has bands {photometry.bands}, the fitter {self.bands}; make the "
                 "fitter with the bands of the photometry, in its order."
             )
+        refuse_vega(photometry.ab, self.bands, self.grid.systems)
         n, n_draws = len(photometry), self.config.n_draws
         out: dict[str, np.ndarray] = {}
         for name, kind in DRAW_COLUMNS.items():
@@ -269,6 +277,7 @@ class StarFitter:
                 self.priors, p, self._limits, self._n_table, float(stars.l[k]), float(stars.b[k]),
                 (scalars[k, c.SCAN_PLX], scalars[k, c.SCAN_PLX_IVAR]),
                 0.6 if scalars[k, c.FLUX_SCAN] else 0.3,
+                (float(stars.av_mean[k]), float(stars.av_sd[k])),
             )
             for k in range(n)
         ]  # fmt: skip

@@ -12,6 +12,7 @@ from pogson.errors import MissingDataError, PogsonValueError
 from pogson.stars.grid import StellarGrid
 from pogson.stars.photometry_table import StarPhotometry
 from pogson.stars.priors import StarPriors
+from pogson.stars.priors_dust import own_extinctions
 
 __all__ = ["FitConfig"]
 
@@ -243,11 +244,12 @@ def sightline_tables(
     b: float,
     parallax: tuple[float, float],
     spread: float,
+    own: tuple[float, float] = (np.nan, np.nan),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
     """Return tables over distance modulus: densities, dust, upper lines, scan; and the log norm.
 
     The upper lines bound prior times a weak parallax (value, inverse variance) blurred by the
-    spread of photometric distance moduli.
+    spread of photometric distance moduli. ``own`` is mean and sd of the star's own A_V, if any.
     """
     from pogson.stars._scan_kernels import upper_lines
 
@@ -258,7 +260,10 @@ def sightline_tables(
     top = density.max()
     mass = np.trapezoid(np.exp(density - top), dx=float(limits[1]), axis=1)
     log_norm = float(top + np.log(mass @ prepared.component_mass))
-    mean, sd = priors.extinction.profile(distance, l, b)
+    if np.isfinite(own[0]):
+        mean, sd = np.full(n, own[0]), np.full(n, own[1])
+    else:
+        mean, sd = priors.extinction.profile(distance, l, b)
     dust = np.stack([mean, sd, np.full(n, -np.log(limits[3] - limits[2]))])
     with np.errstate(under="ignore"):
         scan = np.concatenate([np.exp(density - top), np.full((1, n), top)])
@@ -294,7 +299,7 @@ def star_numbers(
     star[:, k.MU_DATA] = 10.0
     star[:, k.RV_PREC] = 1.0 / max(priors.rv.sd, 1e-6) ** 2
     _parallax_numbers(star, photometry, config)
-    _extinction_numbers(star, priors)
+    _extinction_numbers(star, priors, photometry)
     return flux, ivar, w, m, star
 
 
@@ -323,14 +328,18 @@ def _parallax_numbers(star: np.ndarray, photometry: StarPhotometry, config: FitC
     star[:, k.SCAN_PLX_IVAR] = np.where(good, 0.0, ivar)
 
 
-def _extinction_numbers(star: np.ndarray, priors: StarPriors) -> None:
+def _extinction_numbers(star: np.ndarray, priors: StarPriors, photometry: StarPhotometry) -> None:
     from pogson.stars import _scan_kernels as k
 
     dust = priors.extinction
     star[:, k.AV_PREC], star[:, k.AV_MEAN] = 1e-4, dust.low
     if getattr(dust, "needs_position", True):
         star[:, k.DUST] = 1.0
-        return
-    mean, sd = dust.profile(np.array([1.0]), 0.0, 0.0)
-    if np.isfinite(sd[0]):
-        star[:, k.AV_PREC], star[:, k.AV_MEAN] = 1.0 / sd[0] ** 2, mean[0]
+    else:
+        mean, sd = dust.profile(np.array([1.0]), 0.0, 0.0)
+        if np.isfinite(sd[0]):
+            star[:, k.AV_PREC], star[:, k.AV_MEAN] = 1.0 / sd[0] ** 2, mean[0]
+    own, own_sd = own_extinctions(dust, photometry)
+    has = np.isfinite(own)
+    star[has, k.DUST] = 0.0
+    star[has, k.AV_PREC], star[has, k.AV_MEAN] = 1.0 / own_sd[has] ** 2, own[has]

@@ -60,10 +60,17 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Open a grid file for reading and check that it is one."""
     import h5py
 
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        why = "is a folder; name a file in it" if os.path.isdir(name) else "does not exist"
+        raise FileFormatError(f"{name} {why}.")
     try:
         file = h5py.File(path, "r")
     except (OSError, ValueError) as error:
-        raise FileFormatError(f"Cannot open {os.fspath(path)} as HDF5: {error}") from error
+        said = " ".join(str(error).split())
+        raise FileFormatError(
+            f"Cannot open {name} as HDF5, which files of models are: {said}."
+        ) from error
     with file:
         data = file.get(_COEFFICIENTS)
         names = None if data is None else getattr(data.dtype, "names", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from pogson.stars.grid import missing_name
 
 __all__ = ["apply_offsets", "load_offsets", "read_offsets", "write_offsets"]
 
+_CODES = (-99.0, -999.0, -9999.0, -99999.0)  # fluxes that mean "not measured"
 _ECSV = {".ecsv"}
+_DOUBT = "NOT CONVERGED"
 
 
 def write_offsets(path: str | os.PathLike[str], calibration: BandCalibration) -> Path:
@@ -53,8 +56,9 @@ def write_offsets(path: str | os.PathLike[str], calibration: BandCalibration) ->
             _table(calibration).write(temporary, format="ascii.ecsv", overwrite=True)
         return path
     # comments stay on lines with data: older readers stumble over lines without
+    doubt = "" if calibration.converged else f", {_DOUBT}"
     lines = [
-        f"{band} {offset:.8f}  # flux factor; error {error:.6f}, gauge {calibration.gauge}"
+        f"{band} {offset:.8f}  # flux factor; error {error:.6f}, gauge {calibration.gauge}{doubt}"
         for band, offset, error in zip(
             calibration.bands, calibration.offsets, calibration.errors, strict=True
         )
@@ -80,6 +84,7 @@ def _table(calibration: BandCalibration) -> Any:
     table["ln_offset_covariance"].description = "covariance of ln(offset) between the filters"
     table.meta.update(
         {"gauge": calibration.gauge, "convention": "corrected flux = flux x offset", "version": 1,
+         "converged": bool(calibration.converged),
          "provenance": _plain(dict(calibration.provenance))}
     )  # fmt: skip
     return table
@@ -148,9 +153,10 @@ def read_offsets(path: str | os.PathLike[str]) -> BandCalibration:
         values.append(value)
     _check(path, names, values)
     unknown = np.full((len(names), len(names)), np.nan)
-    return BandCalibration.from_offsets(
+    made = BandCalibration.from_offsets(
         names, values, unknown, gauge="unknown", provenance={"file": path.name}
     )
+    return replace(made, converged=_DOUBT not in text)
 
 
 def _check(path: Path, names: Sequence[str], values: Sequence[float]) -> None:
@@ -175,11 +181,12 @@ def _from_ecsv(path: Path) -> BandCalibration:
         names = [str(n) for n in table["filter"]]
         values = np.asarray(table["offset"], dtype=float)
         _check(path, names, list(values))
-        return BandCalibration.from_offsets(
+        made = BandCalibration.from_offsets(
             names, values, np.asarray(table["ln_offset_covariance"], dtype=float),
             scatter=np.asarray(table["scatter"], dtype=float), gauge=str(table.meta["gauge"]),
             provenance=table.meta.get("provenance", {}),
         )  # fmt: skip
+        return replace(made, converged=bool(table.meta.get("converged", True)))
     except FileFormatError:
         raise
     except Exception as error:
@@ -232,8 +239,9 @@ def apply_offsets(
         Offsets.
     fluxes, flux_errors, magnitudes : mapping of str to str, optional
         Column of each band. Fluxes and their errors are multiplied by the offset, magnitudes get
-        -2.5 log10(offset) added; magnitude errors do not change. Magnitudes that stand for a
-        missing value (0, -9999, 99 ..., not finite) are left as they are.
+        -2.5 log10(offset) added; magnitude errors do not change. Numbers that stand for a missing
+        value (of fluxes -99, -999 ...; of magnitudes 0, -9999, 99 ..., not finite) are left as they
+        are.
 
     Returns
     -------
@@ -282,7 +290,9 @@ def apply_offsets(
                 raise MissingDataError(f"No column {column!r}; the table has {out.colnames}.")
             b = calibration.bands.index(band)
             if kind != "magnitude":
-                out[column] = out[column] * calibration.offsets[b]
+                with np.errstate(invalid="ignore"):
+                    code = np.isin(np.ma.getdata(np.ma.asarray(out[column])), _CODES)
+                out[column] = out[column] * np.where(code, 1.0, calibration.offsets[b])
                 continue
             values = np.ma.filled(np.ma.asarray(out[column]).astype(float), np.nan)
             real = np.isfinite(values) & (values != 0) & (np.abs(values) < 90)

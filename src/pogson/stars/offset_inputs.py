@@ -64,7 +64,7 @@ def checked(*given: Any) -> list[Any]:
     bad = ~(weights >= 0) | np.isinf(weights)
     if bad.any():
         raise PogsonValueError(
-            f"{int(bad.sum())} weights are negative or not finite, the first {weights[bad][0]!r}; "
+            f"{int(bad.sum())} weights are negative or not finite, the first {weights[bad][0]:g}; "
             "weights are zero or positive."
         )
     return [phot, err, mask, idxs, *draws, sel, weights]
@@ -75,14 +75,14 @@ def _check_values(
 ) -> None:
     """Raise for fluxes, errors and model rows that cannot be."""
     for name, bad in (
-        ("flux that is not finite", mask & ~np.isfinite(phot)),
-        ("error that is not positive and finite", mask & ~((err > 0) & np.isfinite(err))),
+        (" flux that is not finite", mask & ~np.isfinite(phot)),
+        ("n error that is not positive and finite", mask & ~((err > 0) & np.isfinite(err))),
     ):
         if bad.any():
             row, band = (int(v) for v in np.argwhere(bad)[0])
             raise PogsonValueError(
-                f"{int(bad.sum())} observed values have a {name}, the first in row {row}, band "
-                f"{band}: {phot[row, band]!r} +- {err[row, band]!r}. Set mask to 0 there."
+                f"{int(bad.sum())} observed values have a{name}, the first in row {row}, band "
+                f"{band}: {phot[row, band]:g} +- {err[row, band]:g}. Set mask to 0 there."
             )
     bad = (idxs >= n_models) | ((idxs < 0) & (idxs != UNFITTED))
     if bad.any():

@@ -507,8 +507,8 @@ def photometric_offsets(
     Warns
     -----
     PogsonWarning
-        If objects have no fit, draws are unusable, weights rest on few draws, or more than one per
-        cent of the objects are outliers; the message has the numbers.
+        If objects have no fit, draws are unusable, weights rest on few draws, more than one per
+        cent of the objects are outliers, or no object informs a band; the message has the numbers.
 
     Notes
     -----
@@ -589,3 +589,11 @@ def _warn(estimate: OffsetEstimate, shape: tuple[int, ...], total: OffsetAccumul
         said.append(f"{100 * share[b]:.1f} % of the objects in band {b} are outliers")
     if said:
         warnings.warn("; ".join(said) + "; they were left out.", PogsonWarning, stacklevel=3)
+    silent = np.flatnonzero(estimate.n_used == 0).tolist()
+    if silent:
+        warnings.warn(
+            f"No object of {shape[0]} says anything about band{'s' * (len(silent) > 1)} "
+            f"{', '.join(map(str, silent))}: 1 with an infinite error there, or the prior.",
+            PogsonWarning,
+            stacklevel=3,
+        )

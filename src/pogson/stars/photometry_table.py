@@ -9,6 +9,17 @@ from typing import Any
 import numpy as np
 
 from pogson.errors import MissingDataError, PogsonValueError, UnitMismatchError, choices
+from pogson.stars._photometry_checks import (
+    band_table,
+    checked_latitudes,
+    checked_parallaxes,
+    refuse_errors,
+    refuse_fluxes,
+    refuse_magnitudes,
+    sentinel_fluxes,
+    sentinel_magnitudes,
+    star_column,
+)
 from pogson.stars.star_flags import StarFlag
 from pogson.units import strip_unit
 
@@ -18,132 +29,8 @@ NJY_PER_MAGGIE = 10.0 ** (0.4 * 31.4)
 """Nanojansky in one AB maggy (AB magnitude 0): 3630.78e9."""
 
 _LN = 0.4 * np.log(10.0)
+_BY_STAR = ("parallax", "parallax_err", "l", "b", "flags", "av_mean", "av_sd")
 _UNITS = {"maggie": 1.0, "nJy": 1.0 / NJY_PER_MAGGIE}
-
-
-def _column(values: Any, n: int, name: str, unit: str = "") -> np.ndarray:
-    """Return n float64 numbers, NaN where masked or missing."""
-    if values is None:
-        return np.full(n, np.nan)
-    array = np.atleast_1d(strip_unit(values, unit, name))
-    if array.shape != (n,):
-        raise PogsonValueError(
-            f"{name} must have one value a star, shape ({n},); its shape is {array.shape}."
-        )
-    return array.astype(np.float64)
-
-
-def _table(values: Any, name: str, n_bands: int, unit: str | None) -> np.ndarray:
-    array = np.asarray(values, np.float64) if unit is None else strip_unit(values, unit, name)
-    if array.ndim == 1 and array.size == n_bands:
-        array = array[None, :]
-    if array.ndim != 2 or array.shape[1] != n_bands:
-        raise PogsonValueError(
-            f"{name} must have shape (n_stars, {n_bands}), one column a band; it has {array.shape}."
-        )
-    return np.array(array, np.float64)
-
-
-def _sentinel_magnitudes(mag: np.ndarray, err: np.ndarray) -> np.ndarray:
-    """Return where a magnitude or its error is one of the codes for "missing"."""
-    with np.errstate(invalid="ignore"):
-        no_value = ~np.isfinite(mag) | (mag == 0.0) | (mag <= -90.0) | (mag >= 90.0)
-        no_error = ~np.isfinite(err) | (err >= 9.0) | (err <= -9.0)
-    return no_value | no_error
-
-
-def _sentinel_fluxes(flux: np.ndarray, err: np.ndarray) -> np.ndarray:
-    """Return where a flux or its error is one of the codes for "missing"."""
-    codes = np.isin(flux, (-99.0, -999.0, -9999.0, -99999.0))
-    with np.errstate(invalid="ignore"):
-        bare = (flux == 0.0) & ~(err > 0.0)
-        return ~np.isfinite(flux) | codes | bare | ~np.isfinite(err) | np.isin(err, (-99.0, -999.0))
-
-
-def _parallaxes(
-    parallax: Any, parallax_err: Any, n: int, unit: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return parallaxes and errors in mas, and where there are none."""
-    import astropy.units as u
-
-    try:
-        factor = float(u.Unit(unit).to("mas"))
-    except (ValueError, TypeError, u.UnitConversionError):
-        raise UnitMismatchError(
-            f"Unknown unit {unit!r} of parallaxes; give an angle such as 'mas' or 'arcsec'."
-        ) from None
-    bare = getattr(parallax_err, "unit", None) is None
-    plx = _column(parallax, n, "parallax", unit)
-    err = _column(parallax_err, n, "parallax_err", unit)
-    with np.errstate(invalid="ignore"):
-        gone = ~np.isfinite(plx) | ~np.isfinite(err) | (err <= -9.0) | (err >= 1e4)
-        gone |= (plx <= -900.0) | ((plx == 0.0) & ~(err > 0.0))
-        errors = err[~gone & (err > 0.0)] * factor
-    if bare and errors.size and float(np.median(errors)) < 1e-3:
-        raise PogsonValueError(
-            f"The errors of the parallaxes have a median of {float(np.median(errors)):.2g} mas, "
-            f"below what any survey reaches, taken to be in {unit!r}: these look like arcseconds. "
-            "Pass parallax_unit='arcsec', or a Quantity if they are right."
-        )
-    return plx * factor, err * factor, gone
-
-
-def _refuse_fluxes(mag: np.ndarray, good: np.ndarray, bands: Sequence[str]) -> None:
-    """Raise if the columns given as magnitudes hold fluxes."""
-    for k, band in enumerate(bands):
-        values = mag[good[:, k], k]
-        codes = (values >= 90.0) & (values < 1e4) & (values == values.max(initial=0.0))
-        values = values[~codes]  # 99, 99.99, 999 ...
-        if values.size == 0:
-            continue
-        middle = float(np.median(values))
-        if abs(middle) < 0.05 or middle > 45.0 or middle < -30.0:
-            raise PogsonValueError(
-                f"The magnitudes of band {band!r} have a median of {middle:.4g}: these look like "
-                "fluxes. Magnitudes of stars lie between about -2 and 30; use "
-                "StarPhotometry.from_fluxes(..., unit='maggie' or 'nJy') for fluxes."
-            )
-
-
-def _refuse_magnitudes(
-    flux: np.ndarray, err: np.ndarray, good: np.ndarray, bands: Sequence[str], unit: str
-) -> None:
-    """Raise if the columns given as fluxes hold magnitudes."""
-    for k, band in enumerate(bands):
-        values, errors = flux[good[:, k], k], err[good[:, k], k]
-        if values.size == 0:
-            continue
-        low, high, middle = float(values.min()), float(values.max()), float(np.median(values))
-        if unit == "maggie":
-            wrong = low > 2.0 and high < 40.0
-        else:  # a star measured to 10 % at 10 nJy would have magnitude 29
-            wrong = low > 2.0 and high < 40.0 and float(np.median(errors)) < 1.0
-        if wrong:
-            raise PogsonValueError(
-                f"The fluxes of band {band!r} lie between {low:.4g} and {high:.4g} {unit} (median "
-                f"{middle:.4g}): these look like magnitudes. Use StarPhotometry.from_magnitudes "
-                "for magnitudes."
-            )
-
-
-def _refuse_errors(
-    bad: np.ndarray, err: np.ndarray, bands: Sequence[str], bad_errors: str
-) -> np.ndarray:
-    """Raise on zero and negative errors, or return the rows that have them."""
-    if bad_errors not in ("raise", "mask"):
-        raise PogsonValueError(
-            f"bad_errors is {bad_errors!r}; allowed: {choices(['raise', 'mask'])}."
-        )
-    rows = bad.any(axis=1)
-    if bad_errors == "raise" and rows.any():
-        row = int(np.flatnonzero(rows)[0])
-        k = int(np.flatnonzero(bad[row])[0])
-        raise PogsonValueError(
-            f"{int(bad.sum())} errors in {int(rows.sum())} rows are zero or negative, the first in "
-            f"row {row}, band {bands[k]!r}: {err[row, k]:g}. Errors must be positive; pass "
-            "bad_errors='mask' to leave those bands out and flag their stars."
-        )
-    return np.asarray(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +58,12 @@ class StarPhotometry:
         Identifiers (integers or text); random streams are keyed by them.
     flags : numpy.ndarray of int, shape (n_stars,)
         `StarFlag` bits.
+    av_mean, av_sd : numpy.ndarray, shape (n_stars,), optional
+        What is known of each star's A_V beforehand, in magnitudes; NaN where nothing is. See
+        `with_extinctions`.
+    ab : bool, optional
+        Whether the fluxes came in nJy or another physical unit and so are AB; a fit in bands whose
+        grid magnitudes are Vega then raises.
 
     Raises
     ------
@@ -180,6 +73,8 @@ class StarPhotometry:
     Notes
     -----
     Fluxes in nJy are AB by definition: they may be used for bands whose grid magnitudes are AB.
+    For bands in Vega magnitudes (2MASS in MIST grids) give magnitudes, or maggies with respect to
+    Vega.
 
     Examples
     --------
@@ -200,15 +95,21 @@ class StarPhotometry:
     b: np.ndarray
     ids: np.ndarray
     flags: np.ndarray
+    av_mean: np.ndarray = None  # type: ignore[assignment]
+    av_sd: np.ndarray = None  # type: ignore[assignment]
+    ab: bool = False
 
     def __post_init__(self) -> None:
         n, n_bands = np.shape(self.flux)
+        for name in ("av_mean", "av_sd"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(n, np.nan))
         shapes: dict[str, tuple[int, ...]] = {
             "flux": (n, n_bands),
             "flux_err": (n, n_bands),
             "observed": (n, n_bands),
         }
-        for name in ("parallax", "parallax_err", "l", "b", "ids", "flags"):
+        for name in (*_BY_STAR, "ids"):
             shapes[name] = (n,)
         for name, shape in shapes.items():
             array = np.array(getattr(self, name))
@@ -224,6 +125,10 @@ class StarPhotometry:
             raise PogsonValueError(
                 f"{int((self.observed & ~good).sum())} observed fluxes are not finite or have no "
                 "positive error; use from_fluxes or from_magnitudes, which flag them."
+            )
+        if not np.array_equal(np.isfinite(self.av_mean), self.av_sd > 0.0):
+            raise PogsonValueError(
+                "av_mean and av_sd must both be NaN, or finite and positive; use with_extinctions."
             )
 
     @classmethod
@@ -260,7 +165,7 @@ class StarPhotometry:
         parallax_unit : str
             Unit of bare numbers: ``"mas"`` or another angle, such as ``"arcsec"``.
         l, b : array_like or Quantity, shape (n_stars,), optional
-            Galactic coordinates in degrees.
+            Galactic coordinates in degrees. Latitudes beyond the poles mean "unknown".
         ids : array_like, shape (n_stars,), optional
             Identifiers; default 0, 1, 2 ...
         bad_errors : {'raise', 'mask'}
@@ -270,8 +175,8 @@ class StarPhotometry:
         Raises
         ------
         PogsonValueError
-            If errors are zero or negative, shapes disagree, the fluxes look like magnitudes or the
-            parallaxes like arcseconds.
+            If errors are zero or negative, shapes disagree, the fluxes look like magnitudes or of
+            another unit, the parallaxes like arcseconds, or the latitudes like longitudes.
         UnitMismatchError
             If a unit is unknown.
 
@@ -288,19 +193,19 @@ class StarPhotometry:
             flux_err = strip_unit(flux_err, "nJy", "flux_err")
         if unit not in _UNITS:
             raise UnitMismatchError(f"Unknown unit {unit!r} of flux; allowed: {choices(_UNITS)}.")
-        values = _table(flux, "flux", len(bands), "")
-        errors = _table(flux_err, "flux_err", len(bands), "")
+        values = band_table(flux, "flux", len(bands), "")
+        errors = band_table(flux_err, "flux_err", len(bands), "")
         _same_shape(values, errors, "flux_err")
-        good = ~_sentinel_fluxes(values, errors)
-        _refuse_magnitudes(values, errors, good, bands, unit)
+        good = ~sentinel_fluxes(values, errors)
+        refuse_magnitudes(values, errors, good, bands, unit)
         bad = good & ~(errors > 0.0)
-        rows = _refuse_errors(bad, errors, bands, bad_errors)
+        rows = refuse_errors(bad, errors, bands, bad_errors)
         factor = _UNITS[unit]
         good &= ~bad
         return cls._build(
             values * factor, errors * factor, good, bands, rows,
             parallax=parallax, parallax_err=parallax_err, parallax_unit=parallax_unit, l=l, b=b,
-            ids=ids, bad_errors=bad_errors,
+            ids=ids, bad_errors=bad_errors, ab=unit == "nJy",
         )  # fmt: skip
 
     @classmethod
@@ -354,8 +259,8 @@ class StarPhotometry:
         array([[1.e-08]])
         """
         bands = _names(bands)
-        mags = _table(mag, "mag", len(bands), _magnitude_unit(mag))
-        errors = _table(mag_err, "mag_err", len(bands), _magnitude_unit(mag_err))
+        mags = band_table(mag, "mag", len(bands), _magnitude_unit(mag))
+        errors = band_table(mag_err, "mag_err", len(bands), _magnitude_unit(mag_err))
         _same_shape(mags, errors, "mag_err")
         limits = np.zeros(mags.shape, bool)
         if upper_limit is not None:
@@ -363,10 +268,10 @@ class StarPhotometry:
             if not limit_sigma > 0.0:
                 raise PogsonValueError(f"limit_sigma must be positive, not {limit_sigma}.")
         errors = np.where(limits, 1.0, errors)
-        good = ~_sentinel_magnitudes(mags, errors)
-        _refuse_fluxes(mags, np.isfinite(mags) & (mags > -90.0) & (mags != 0.0), bands)
+        good = ~sentinel_magnitudes(mags, errors)
+        refuse_fluxes(mags, np.isfinite(mags) & (mags > -90.0) & (mags != 0.0), bands)
         bad = good & ~(errors > 0.0)
-        rows = _refuse_errors(bad, errors, bands, bad_errors)
+        rows = refuse_errors(bad, errors, bands, bad_errors)
         good &= ~bad
         flux = 10.0 ** (-0.4 * np.where(good, mags, 0.0))
         flux_err = np.where(limits, flux / limit_sigma, _LN * flux * errors)
@@ -475,14 +380,15 @@ class StarPhotometry:
         b: Any,
         ids: Any,
         bad_errors: str,
+        ab: bool = False,
     ) -> StarPhotometry:
         n = len(flux)
         if (parallax is None) != (parallax_err is None):
             raise PogsonValueError("Give parallax and parallax_err together.")
-        plx, plx_err, gone = _parallaxes(parallax, parallax_err, n, parallax_unit)
+        plx, plx_err, gone = checked_parallaxes(parallax, parallax_err, n, parallax_unit)
         with np.errstate(invalid="ignore"):
             wrong = ~gone & ~(plx_err > 0.0)
-        bad_plx = _refuse_errors(wrong[:, None], plx_err[:, None], ["parallax"], bad_errors)
+        bad_plx = refuse_errors(wrong[:, None], plx_err[:, None], ["parallax"], bad_errors)
         gone |= bad_plx
         names = np.arange(n) if ids is None else np.atleast_1d(np.asarray(ids))
         flags = np.zeros(n, np.int64)
@@ -492,7 +398,8 @@ class StarPhotometry:
         return cls(
             np.where(good, flux, np.nan), np.where(good, flux_err, np.nan), good, bands,
             np.where(gone, np.nan, plx), np.where(gone, np.nan, plx_err),
-            _column(l, n, "l", "deg"), _column(b, n, "b", "deg"), names, flags,
+            star_column(l, n, "l", "deg"), checked_latitudes(b, n), names, flags,
+            ab=ab,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -505,8 +412,46 @@ class StarPhotometry:
 
     def select(self, rows: Any) -> StarPhotometry:
         """Return the stars of a boolean mask, slice or integer index array."""
-        names = ("flux", "flux_err", "observed", "parallax", "parallax_err", "l", "b", "ids")
-        return replace(self, **{k: getattr(self, k)[rows] for k in (*names, "flags")})
+        names = ("flux", "flux_err", "observed", "ids", *_BY_STAR)
+        return replace(self, **{k: getattr(self, k)[rows] for k in names})
+
+    def with_extinctions(self, av_mean: Any, av_sd: Any) -> StarPhotometry:
+        """Return the photometry with what is known of each star's A_V, such as a dust map's.
+
+        A fit takes it as a Gaussian prior, cut at the limits of A_V, if its priors say so:
+        `StarExtinctionPrior`.
+
+        Parameters
+        ----------
+        av_mean, av_sd : array_like or Quantity, shape (n_stars,)
+            Mean and standard deviation of A_V in magnitudes. NaN, masked, a mean of -90 or less and
+            a deviation that is negative or infinite mean "nothing known". Means may be below zero.
+
+        Raises
+        ------
+        PogsonValueError
+            If shapes disagree or a deviation is zero.
+
+        Examples
+        --------
+        >>> stars = StarPhotometry.from_fluxes([[1e-6]] * 2, [[1e-8]] * 2, bands=["g"])
+        >>> stars.with_extinctions([0.08, np.nan], [0.02, 0.02]).av_sd
+        array([0.02,  nan])
+        """
+        mean = star_column(av_mean, len(self), "av_mean", "mag")
+        sd = star_column(av_sd, len(self), "av_sd", "mag")
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(mean) & (mean > -90.0) & (sd >= 0.0) & (sd < np.inf)
+        zero = np.flatnonzero(known & (sd == 0.0))
+        if zero.size:
+            raise PogsonValueError(
+                f"{zero.size} standard deviations of A_V are zero, the first in row {zero[0]}. "
+                "They must be positive (add the scatter of stars about the map), or NaN where "
+                "nothing is known."
+            )
+        return replace(
+            self, av_mean=np.where(known, mean, np.nan), av_sd=np.where(known, sd, np.nan)
+        )
 
     def scaled(self, factors: Any) -> StarPhotometry:
         """Return the photometry with fluxes and errors multiplied by a factor per band.
@@ -532,9 +477,10 @@ class StarPhotometry:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StarPhotometry):
             return NotImplemented
-        names = ("flux", "flux_err", "observed", "parallax", "parallax_err", "l", "b", "flags")
+        names = ("flux", "flux_err", "observed", *_BY_STAR)
         return (
             self.bands == other.bands
+            and self.ab == other.ab
             and np.array_equal(self.ids, other.ids)
             and all(
                 np.array_equal(getattr(self, k), getattr(other, k), equal_nan=True) for k in names

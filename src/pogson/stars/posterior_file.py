@@ -65,7 +65,7 @@ class PosteriorWriter:
         self.digest = hashlib.sha256(text.encode()).hexdigest()
         note = self.folder / "plan.json"
         if note.exists():
-            if json.loads(note.read_text()).get("digest") != self.digest:
+            if _digest_of(note) != self.digest:
                 raise ReferenceMismatchError(
                     f"{self.folder} holds parts of another fit (grid, catalogue, priors, "
                     "configuration or seed differ); remove that folder, or write to another file."
@@ -112,6 +112,14 @@ class PosteriorWriter:
                 writer.write_table(table)
         shutil.rmtree(self.folder)
         return self.path
+
+
+def _digest_of(note: Path) -> Any:
+    """Return the digest that a plan says, None if it cannot be read."""
+    try:
+        return json.loads(note.read_text()).get("digest")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def write_posteriors(path: Any, posteriors: StarPosteriors) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pogson.errors import PogsonValueError, ReferenceMismatchError
+from pogson.flags import count_flags
 from pogson.stars.grid import StellarGrid
 from pogson.stars.star_flags import StarFlag
 
@@ -219,8 +220,7 @@ class StarPosteriors:
 
     def count_flags(self) -> dict[str, int]:
         """Return how many stars carry each flag, those that occur only."""
-        counts = {flag.name: int(((self.flags & flag) != 0).sum()) for flag in StarFlag}
-        return {str(name): n for name, n in counts.items() if n}
+        return count_flags(StarFlag, self.flags)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StarPosteriors):

@@ -215,7 +215,8 @@ class StarPriors:
     distance : DistancePrior
         Default `GalacticPrior`; `FlatDistance` switches it off.
     extinction : ExtinctionProfile
-        Default flat, `ExtinctionPrior`; `DustMapPrior` takes one by sightline.
+        Default flat, `ExtinctionPrior`; `DustMapPrior` takes one by sightline,
+        `StarExtinctionPrior` one that the catalogue gives for each star.
     rv : RvPrior
         Default `RvPrior`.
 

@@ -1,16 +1,19 @@
-"""Priors of extinction: flat or Gaussian between limits, or a dust map's by sightline."""
+"""Priors of extinction: flat or Gaussian between limits, by sightline of a map, or by star."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pogson.errors import PogsonValueError
 
-__all__ = ["DustMapPrior", "ExtinctionPrior", "ExtinctionProfile"]
+if TYPE_CHECKING:
+    from pogson.stars.photometry_table import StarPhotometry
+
+__all__ = ["DustMapPrior", "ExtinctionPrior", "ExtinctionProfile", "StarExtinctionPrior"]
 
 
 @runtime_checkable
@@ -181,3 +184,90 @@ class DustMapPrior:
             "kind": "DustMapPrior", "name": self.name, "extra_sd": self.extra_sd,
             "scale": self.scale, "low": self.low, "high": self.high,
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StarExtinctionPrior:
+    """The extinction that the catalogue gives for each star, and another prior where it has none.
+
+    Parameters
+    ----------
+    otherwise : ExtinctionProfile
+        Prior of the stars without an extinction of their own, and the limits of all. Default
+        `ExtinctionPrior`, flat.
+
+    Notes
+    -----
+    Means and standard deviations come with the stars: `StarPhotometry.with_extinctions`. The prior
+    of such a star is ``N(A_V; mean, sd)`` cut at the limits and normalised there, the same at every
+    distance.
+
+    Examples
+    --------
+    >>> from pogson.stars import StarPriors
+    >>> priors = StarPriors(extinction=StarExtinctionPrior(ExtinctionPrior(high=3.0)))
+    >>> priors.extinction.high
+    3.0
+    """
+
+    otherwise: ExtinctionProfile = field(default_factory=ExtinctionPrior)
+
+    @property
+    def low(self) -> float:
+        """Lower limit of A_V."""
+        return self.otherwise.low
+
+    @property
+    def high(self) -> float:
+        """Upper limit of A_V."""
+        return self.otherwise.high
+
+    @property
+    def needs_position(self) -> bool:
+        """Whether the prior of the other stars depends on the direction or the distance."""
+        return bool(getattr(self.otherwise, "needs_position", True))
+
+    def profile(
+        self,
+        distance_kpc: np.ndarray,
+        l: float,  # noqa: E741
+        b: float,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of stars without an extinction of their own."""
+        return self.otherwise.profile(distance_kpc, l, b)
+
+    def describe(self) -> dict[str, Any]:
+        """Return kind and the prior of the other stars."""
+        return {"kind": "StarExtinctionPrior", "otherwise": self.otherwise.describe()}
+
+
+def own_extinctions(prior: Any, stars: StarPhotometry) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of A_V of each star, NaN where it has none of its own.
+
+    Raises
+    ------
+    PogsonValueError
+        If stars have them and the prior does not take them.
+    """
+    if not isinstance(prior, StarExtinctionPrior) and np.isfinite(stars.av_mean).any():
+        raise PogsonValueError(
+            f"{int(np.isfinite(stars.av_mean).sum())} stars have an extinction of their own and "
+            f"the prior {type(prior).__name__} does not use it: take "
+            "StarPriors(extinction=StarExtinctionPrior()), or stars without."
+        )
+    return stars.av_mean, stars.av_sd
+
+
+def needs_extinctions(prior: Any, stars: StarPhotometry) -> None:
+    """Check that some stars have an extinction of their own, if the prior takes them.
+
+    Raises
+    ------
+    PogsonValueError
+        If none has.
+    """
+    if isinstance(prior, StarExtinctionPrior) and not np.isfinite(stars.av_mean).any():
+        raise PogsonValueError(
+            f"The prior is the extinction of each star and none of {len(stars)} has one: give "
+            "them with stars.with_extinctions(av_mean, av_sd)."
+        )

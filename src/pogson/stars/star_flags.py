@@ -44,3 +44,4 @@ STAR_FLAG_DOCS: Mapping[StarFlag, str] = {
     StarFlag.LOW_SIGNAL: "no band reaches the signal-to-noise of the magnitude scan",
     StarFlag.NO_MODEL: "no model has a finite posterior: not fitted",
 }
+"""What each flag of a star means."""

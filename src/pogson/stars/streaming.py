@@ -18,6 +18,7 @@ from pogson.stars.grid import StellarGrid
 from pogson.stars.photometry_table import StarPhotometry
 from pogson.stars.posterior_file import PosteriorWriter, write_posteriors
 from pogson.stars.priors import StarPriors
+from pogson.stars.priors_dust import needs_extinctions
 
 __all__ = ["fit_catalog", "healpix_of"]
 
@@ -69,7 +70,8 @@ def fit_catalog(
     Parameters
     ----------
     grid : StellarGrid or path
-        The grid, or its file (read once a process). Processes and Dask need the file.
+        The grid, or its file (read once a process, in the bands of the stars: model indices are
+        those of `read_grid` with these bands). Processes and Dask need the file.
     stars : StarPhotometry or sequence of callables
         The catalogue; or one callable a part (file, HEALPix pixel ...) that returns its photometry,
         such as ``functools.partial(read_my_file, "part-7.fits")``, importable for processes.
@@ -127,18 +129,21 @@ def fit_catalog(
         )
     priors = StarPriors() if priors is None else priors
     config = FitConfig() if config is None else config
-    model = grid if isinstance(grid, StellarGrid) else _read(str(grid))
+    bands = stars.bands if isinstance(stars, StarPhotometry) else ()
+    if isinstance(stars, StarPhotometry):
+        needs_extinctions(priors.extinction, stars)
     parts, content = _parts(stars, chunk_size, nside)
     plan = {
-        "grid": model.digest, "priors": dict(priors.describe()), "config": config.describe(),
-        "seed": int(seed), "catalogue": content,
+        "grid": _digest(grid, bands), "priors": dict(priors.describe()),
+        "config": config.describe(), "seed": int(seed), "catalogue": content,
     }  # fmt: skip
     writer = PosteriorWriter(path, plan, len(parts))
-    bands = stars.bands if isinstance(stars, StarPhotometry) else ()
+    # workers elsewhere may have another current folder
+    where = grid if isinstance(grid, StellarGrid) else str(Path(grid).absolute())
     tasks = [
         _Task(
-            grid if isinstance(grid, StellarGrid) else str(grid), bands, priors, config, seed,
-            parts[k], writer.part(k), writer.digest,
+            where, bands, priors, config, seed, parts[k], writer.part(k).absolute(),
+            writer.digest,
         )
         for k in writer.missing()
     ]  # fmt: skip
@@ -177,6 +182,8 @@ def _parts(
     digest = hashlib.sha256()
     for name in ("flux", "flux_err", "parallax", "parallax_err", "l", "b"):
         digest.update(np.ascontiguousarray(getattr(stars, name)).tobytes())
+    if np.isfinite(stars.av_mean).any():
+        digest.update(np.stack([stars.av_mean, stars.av_sd]).tobytes())
     digest.update("\x1f".join([*stars.bands, *map(str, stars.ids.tolist())]).encode())
     return [_Part(stars, r) for r in rows], f"{digest.hexdigest()} {chunk_size} {nside}"
 
@@ -188,22 +195,51 @@ def _called(source: Any) -> str:
     return f"{name}{getattr(source, 'args', ())}{getattr(source, 'keywords', {})}"
 
 
-def _read(path: str) -> StellarGrid:
+def _read(path: str, bands: tuple[str, ...]) -> StellarGrid:
+    """Return the grid in the bands of the stars: others are not read, and lose no model."""
     from pogson.stars.grid_file import read_grid
 
-    return read_grid(path)
+    return read_grid(path, bands=bands or None)
+
+
+def _digest(grid: Any, bands: tuple[str, ...]) -> str:
+    """Return what identifies a grid in the bands of the stars, so far as they are known."""
+    if isinstance(grid, StellarGrid):
+        return grid.digest
+    from pogson.stars.grid_file import grid_contents
+
+    known = None if bands else grid_contents(grid).digest
+    return known or _read(str(grid), bands).digest
+
+
+def fitter_of(
+    digest: str, grid: Any, bands: tuple[str, ...], priors: StarPriors, config: FitConfig
+) -> StarFitter:
+    """Return a fitter, the last one made in this process if it is the same.
+
+    Parameters
+    ----------
+    digest : str
+        What identifies grid, priors and configuration.
+    grid : StellarGrid or path
+        The grid or its file.
+    bands, priors, config
+        As `StarFitter` takes them.
+    """
+    key = (digest, bands)
+    fitter = _FITTERS.get(key)
+    if fitter is None:
+        grid = grid if isinstance(grid, StellarGrid) else _read(str(grid), bands)
+        _FITTERS.clear()
+        fitter = StarFitter(grid, bands, priors=priors, config=config)
+        _FITTERS[key] = fitter
+    return fitter
 
 
 def _fit_part(task: _Task) -> int:
     """Fit one part and write its file; return the number of stars."""
     photometry = task.stars()
-    key = (task.digest, photometry.bands)
-    fitter = _FITTERS.get(key)
-    if fitter is None:
-        grid = task.grid if isinstance(task.grid, StellarGrid) else _read(task.grid)
-        _FITTERS.clear()
-        fitter = StarFitter(grid, photometry.bands, priors=task.priors, config=task.config)
-        _FITTERS[key] = fitter
+    fitter = fitter_of(task.digest, task.grid, photometry.bands, task.priors, task.config)
     write_posteriors(task.path, fitter.fit(photometry, seed=task.seed))
     return len(photometry)
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from pogson.errors import ConfigError
 from pogson.fields import Box, ChebyshevField, Field
 from pogson.fields.chebyshev import chebyshev_basis
 
 _CHUNK = 65536
+
+
+def check_order(order: Any, name: str, *, constant: bool = False) -> None:
+    """Raise a ConfigError unless the order of a term is a whole number that gives parameters."""
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer)):
+        raise ConfigError(f"Term {name!r}: order {order!r} must be a whole number.")
+    if order < 1 - constant:
+        raise ConfigError(f"Term {name!r} of order {order} has no parameters.")
 
 
 def orders(order: int, constant: bool) -> list[tuple[int, int]]:

@@ -325,7 +325,7 @@ class StarSeds:
         color_bandpasses: Sequence[tuple[Bandpass, Bandpass]],
         colors: Any,
         filter: Any,
-        bandpasses: Sequence[Bandpass],
+        bandpasses: Sequence[Bandpass | Sequence[Bandpass]],
         *,
         order: str = "full",
         tolerance: float = 1e-3,
@@ -345,7 +345,7 @@ class StarSeds:
         filter : array_like of int, shape (stars,)
             Filter of each star.
         bandpasses : sequence of Bandpass
-            One a filter.
+            One a filter (or one a detector of it).
         order : {"first", "full"}
             As in `ColorSeds`.
         tolerance : float
@@ -377,13 +377,14 @@ class StarSeds:
         design = _powers((known - low) / (high - low))
         at = _powers((np.clip(colors, low, high) - low) / (high - low))
         bases, parts = [], []
-        for band in bandpasses:
+        for one in bandpasses:
+            bands = [one] if isinstance(one, Bandpass) else list(one)
             basis = (
-                SedBasis.first_order(band)
+                SedBasis.first_order(bands)
                 if order == "first"
-                else SedBasis.from_spectra(spectra, band, tolerance=tolerance)
+                else SedBasis.from_spectra(spectra, bands, tolerance=tolerance)
             )
-            target = basis.coefficients(spectra, band)
+            target = basis.coefficients(spectra, bands[0])
             bases.append(basis)
             parts.append(np.linalg.lstsq(design, target, rcond=1e-6)[0])
         out = np.zeros((filter.size, max(b.size for b in bases)))

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pogson.errors import ConfigError
-from pogson.survey._bases import design_2d, orders
+from pogson.survey._bases import check_order, design_2d, orders
 from pogson.survey.observations import Observations, SurveyTables
 from pogson.survey.terms import Design, LocalTerm, Term
 from pogson.survey.terms_grey import groups
@@ -38,7 +37,7 @@ class ColorFlat(Term):
     Raises
     ------
     ConfigError
-        If the order is below 1.
+        If the order is no whole number, or below 1.
 
     Examples
     --------
@@ -56,8 +55,7 @@ class ColorFlat(Term):
     unit = "mag/mag"
 
     def __post_init__(self) -> None:
-        if int(self.order) < 1:
-            raise ConfigError(f"Term {self.name!r} of order {self.order} has no parameters.")
+        check_order(self.order, self.name)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -71,7 +69,7 @@ class ColorFlat(Term):
     def parameter_names(self, tables: SurveyTables) -> list[str]:
         """Return set, detector and degrees."""
         labels = groups(tables.exposures, self.by)[1]
-        ids = tables.detectors.identifier
+        ids = tables.detectors.labels
         return [f"{g};{d};T{i}{j}" for g in labels for d in ids for i, j in self.pairs]
 
     def design(self, observations: Observations, parameters: np.ndarray | None = None) -> Design:

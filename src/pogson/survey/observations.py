@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pogson.errors import PogsonValueError
+from pogson.flags import count_flags
 from pogson.survey.tables import Detectors, Exposures, Stars, SurveyTables, Table, column
 
 __all__ = ["Detectors", "Exposures", "Observations", "RowFlag", "Stars", "SurveyTables"]
@@ -247,8 +248,7 @@ class Observations(Table):
 
     def flag_counts(self) -> dict[str, int]:
         """Return how many rows carry each flag (those that occur)."""
-        counts = {str(f.name): int(np.count_nonzero(self.flags & int(f))) for f in RowFlag}
-        return {k: v for k, v in counts.items() if v}
+        return count_flags(RowFlag, self.flags)
 
     def with_flags(self, flags: Any) -> Observations:
         """Return the same rows with other flags (no other column is checked again)."""

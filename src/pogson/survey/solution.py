@@ -330,6 +330,7 @@ class Solution:
         if not use.any():
             raise MissingDataError("No star with position and reference; give ra and dec to Stars.")
         x, y, r = table.ra[use], table.dec[use], self.stars.reference_residual[use]
+        x = (x - x[0] + 180.0) % 360.0  # no seam at 0
         edges = [np.linspace(v.min(), v.max() * (1 + 1e-12) + 1e-9, cells + 1) for v in (y, x)]
         count = np.histogram2d(y, x, edges)[0]
         total = np.histogram2d(y, x, edges, weights=r)[0]

@@ -59,6 +59,16 @@ class Table:
     __hash__ = None  # type: ignore[assignment]
 
 
+def _names(given: Sequence[str], n: int, what: str) -> tuple[str, ...]:
+    names = tuple(str(v) for v in given)
+    if names and (len(names) != n or len(set(names)) != n):
+        raise PogsonValueError(
+            f"{len(names)} names, {len(set(names))} of them different, for {n} {what}; give each "
+            "its own, or none."
+        )
+    return names
+
+
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
@@ -86,6 +96,8 @@ class Exposures(Table):
         Whether the exposure is taken to be cloudless (True by default).
     filter_names : sequence of str, optional
         Names of the filters.
+    names : sequence of str, optional
+        What the survey calls the exposures, where that is no number: for names of parameters.
 
     Raises
     ------
@@ -109,6 +121,7 @@ class Exposures(Table):
     seeing: np.ndarray = None  # type: ignore[assignment]
     photometric: np.ndarray = None  # type: ignore[assignment]
     filter_names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = int(np.size(self.identifier))
@@ -132,6 +145,12 @@ class Exposures(Table):
         if np.unique(self.identifier).size != n:
             raise PogsonValueError("Exposure identifiers must each occur once.")
         object.__setattr__(self, "filter_names", tuple(str(f) for f in self.filter_names))
+        object.__setattr__(self, "names", _names(self.names, n, "exposures"))
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the exposures; their identifiers as text where they have none."""
+        return list(self.names) or [str(i) for i in self.identifier]
 
     @property
     def night_count(self) -> int:
@@ -187,6 +206,8 @@ class Detectors(Table):
         Affine map from pixels to the focal plane, ``(u, v) = transform @ (x, y, 1)``, in units of
         the focal plane's half width so that polynomials run over about [-1, 1]. By default one
         row of detectors side by side.
+    names : sequence of str, optional
+        What the camera calls the detectors, where that is no number: for names of parameters.
 
     Raises
     ------
@@ -204,6 +225,7 @@ class Detectors(Table):
     identifier: np.ndarray
     boxes: tuple[Box, ...] = ()
     transform: np.ndarray = None  # type: ignore[assignment]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = int(np.size(self.identifier))
@@ -228,6 +250,12 @@ class Detectors(Table):
         object.__setattr__(self, "identifier", ids)
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "transform", transform)
+        object.__setattr__(self, "names", _names(self.names, n, "detectors"))
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the detectors; their identifiers as text where they have none."""
+        return list(self.names) or [str(i) for i in self.identifier]
 
     def focal_plane(self, detector: Any, *, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return focal-plane positions of pixels.

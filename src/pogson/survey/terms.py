@@ -178,6 +178,12 @@ class Term(ABC):
         """Return prior means and standard deviations (infinite: none), shape (size,)."""
         n = self.size(tables)
         mean, sigma = getattr(self, "prior_mean", 0.0), getattr(self, "prior_sigma", np.inf)
+        shapes = [np.shape(mean), np.shape(sigma)]
+        if any(s not in ((), (1,), (n,)) for s in shapes):
+            raise ConfigError(
+                f"Term {self.name!r}: prior_mean and prior_sigma have shapes {shapes[0]} and "
+                f"{shapes[1]}; give one number, or one for each of the {n} parameters."
+            )
         mean = np.array(np.broadcast_to(np.asarray(mean, np.float64), (n,)))
         sigma = np.array(np.broadcast_to(np.asarray(sigma, np.float64), (n,)))
         if not (np.all(sigma > 0) and np.isfinite(mean).all()):

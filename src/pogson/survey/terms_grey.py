@@ -21,10 +21,16 @@ __all__ = [
 ]
 
 
+_BY = ("night", "epoch", "filter", "category", "identifier")  # columns that make sets
+
+
 def groups(exposures: Exposures, by: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
     """Number the combinations of exposure columns that occur; return each exposure's, and names."""
     if not by:
         return np.zeros(len(exposures), np.int32), [""]
+    wrong = [b for b in by if b not in _BY]
+    if wrong:
+        raise ConfigError(f"by names {choices(wrong)}; allowed: {choices(_BY)}.")
     keys = np.stack([np.asarray(getattr(exposures, b), np.int64) for b in by], axis=1)
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     labels = [
@@ -35,6 +41,12 @@ def groups(exposures: Exposures, by: tuple[str, ...]) -> tuple[np.ndarray, list[
         for row in unique
     ]
     return inverse.reshape(-1).astype(np.int32), labels
+
+
+def positive(sigma: Any, what: str) -> None:
+    """Raise a ConfigError unless a standard deviation is positive."""
+    if not np.all(np.asarray(sigma, np.float64) > 0):
+        raise ConfigError(f"{what} is {sigma!r}; it must be positive (infinite: no prior).")
 
 
 def require(value: Any, allowed: tuple[Any, ...], what: str) -> None:
@@ -90,10 +102,10 @@ class ExposureZeroPoint(Term):
 
     def parameter_names(self, tables: SurveyTables) -> list[str]:
         """Return the identifiers of exposure (and detector)."""
-        ids = tables.exposures.identifier
+        labels = tables.exposures.labels
         if self.per == "exposure":
-            return [str(e) for e in ids]
-        return [f"{e},{d}" for e in ids for d in tables.detectors.identifier]
+            return labels
+        return [f"{e},{d}" for e in labels for d in tables.detectors.labels]
 
     def design(self, observations: Observations, parameters: np.ndarray | None = None) -> Design:
         """Return -1 at the detection's zero point."""
@@ -147,7 +159,7 @@ class DetectorZeroPoint(Term):
     def parameter_names(self, tables: SurveyTables) -> list[str]:
         """Return set and detector identifier."""
         labels = groups(tables.exposures, self.by)[1]
-        return [f"{g};{d}" for g in labels for d in tables.detectors.identifier]
+        return [f"{g};{d}" for g in labels for d in tables.detectors.labels]
 
     def design(self, observations: Observations, parameters: np.ndarray | None = None) -> Design:
         """Return -1 at the detection's detector."""
@@ -205,6 +217,8 @@ class GreyCloud(Term):
 
     def __post_init__(self) -> None:
         require(self.per, ("exposure", "exposure_detector"), "per")
+        positive(self.photometric_sigma, "photometric_sigma")
+        positive(self.cloudy_sigma, "cloudy_sigma")
 
     def size(self, tables: SurveyTables) -> int:
         """Return the number of clouds."""
@@ -233,7 +247,8 @@ class GreyCloud(Term):
         tables : SurveyTables
             Exposures.
         clouds : array_like
-            Fitted parameters of this term.
+            Fitted parameters of this term; NaN: not known. An exposure without any is not
+            photometric.
         threshold : float
             Largest cloud, magnitudes, measured from the clear end of each night (the 10th
             percentile of its exposures).
@@ -250,11 +265,13 @@ class GreyCloud(Term):
         >>> GreyCloud().photometric(tables, [0.0, 0.001, 0.2], 0.01)
         array([ True,  True, False])
         """
-        c = np.asarray(clouds, np.float64).reshape(len(tables.exposures), -1).max(axis=1)
+        c = np.asarray(clouds, np.float64).reshape(len(tables.exposures), -1)
+        known = np.isfinite(c).any(axis=1)
+        c = np.where(np.isfinite(c), c, -np.inf).max(axis=1)
         out = np.zeros(c.size, bool)
         night = tables.exposures.night
-        for n in np.unique(night):
-            rows = night == n
+        for n in np.unique(night[known]):
+            rows = (night == n) & known
             out[rows] = c[rows] - np.percentile(c[rows], 10.0) <= threshold
         return out
 
@@ -301,6 +318,10 @@ class AirmassExtinction(Term):
     prior_sigma: float = np.inf
     slope_sigma: float = np.inf
     unit = "mag/airmass"
+
+    def __post_init__(self) -> None:
+        positive(self.prior_sigma, "prior_sigma")
+        positive(self.slope_sigma, "slope_sigma")
 
     def size(self, tables: SurveyTables) -> int:
         """Return one or two parameters a set."""

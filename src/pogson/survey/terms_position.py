@@ -10,7 +10,7 @@ import numpy as np
 
 from pogson.errors import ConfigError
 from pogson.fields import Field
-from pogson.survey._bases import design_2d, interpolated, orders
+from pogson.survey._bases import check_order, design_2d, interpolated, orders
 from pogson.survey.observations import Observations, SurveyTables
 from pogson.survey.terms import Constraint, Design, LocalTerm, Term
 from pogson.survey.terms_grey import groups, require
@@ -59,8 +59,7 @@ class ExposurePolynomial(Term):
 
     def __post_init__(self) -> None:
         require(self.frame, ("focal_plane", "detector"), "frame")
-        if not orders(int(self.order), self.constant):
-            raise ConfigError(f"Term {self.name!r} of order {self.order} has no parameters.")
+        check_order(self.order, self.name, constant=self.constant)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -74,9 +73,9 @@ class ExposurePolynomial(Term):
 
     def parameter_names(self, tables: SurveyTables) -> list[str]:
         """Return exposure (and detector) and degrees."""
-        labels = [str(e) for e in tables.exposures.identifier]
+        labels = tables.exposures.labels
         if self.frame == "detector":
-            labels = [f"{e},{d}" for e in labels for d in tables.detectors.identifier]
+            labels = [f"{e},{d}" for e in labels for d in tables.detectors.labels]
         return [f"{g};{p}" for g in labels for p in _pair_names(self.pairs)]
 
     def design(self, observations: Observations, parameters: np.ndarray | None = None) -> Design:
@@ -154,8 +153,7 @@ class StarFlat(Term):
     prior_sigma: Any = np.inf
 
     def __post_init__(self) -> None:
-        if not orders(int(self.order), self.constant):
-            raise ConfigError(f"Term {self.name!r} of order {self.order} has no parameters.")
+        check_order(self.order, self.name, constant=self.constant)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -169,7 +167,7 @@ class StarFlat(Term):
     def parameter_names(self, tables: SurveyTables) -> list[str]:
         """Return set, detector and degrees."""
         labels = groups(tables.exposures, self.by)[1]
-        ids = tables.detectors.identifier
+        ids = tables.detectors.labels
         return [f"{g};{d};{p}" for g in labels for d in ids for p in _pair_names(self.pairs)]
 
     def design(self, observations: Observations, parameters: np.ndarray | None = None) -> Design:
@@ -228,6 +226,9 @@ class RadialFlat(Term):
     by: tuple[str, ...] = ("filter", "epoch")
     prior_mean: Any = 0.0
     prior_sigma: Any = np.inf
+
+    def __post_init__(self) -> None:
+        check_order(self.order, self.name)
 
     def size(self, tables: SurveyTables) -> int:
         """Return sets times powers."""
@@ -308,7 +309,7 @@ class TemplateFlat(Term):
         """Return set, detector and template number."""
         labels = groups(tables.exposures, self.by)[1]
         if self.per_detector:
-            labels = [f"{g};{d}" for g in labels for d in tables.detectors.identifier]
+            labels = [f"{g};{d}" for g in labels for d in tables.detectors.labels]
         return [f"{g};{k}" for g in labels for k in range(len(self.templates))]
 
     def _base(self, group: Any, detector: Any, tables: SurveyTables) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pogson.survey._bases import check_order
 from pogson.survey.observations import Observations, SurveyTables
 from pogson.survey.terms import Constraint, Design, LocalTerm, Term
 from pogson.survey.terms_grey import constant_fields, groups
@@ -59,10 +60,13 @@ class ColorSlope(Term):
     prior_sigma: Any = np.inf
     unit = "mag/mag^k"
 
+    def __post_init__(self) -> None:
+        check_order(self.order, self.name)
+
     def _labels(self, tables: SurveyTables) -> list[str]:
         labels = groups(tables.exposures, self.by)[1]
         if self.per_detector:
-            labels = [f"{g};{d}" for g in labels for d in tables.detectors.identifier]
+            labels = [f"{g};{d}" for g in labels for d in tables.detectors.labels]
         return labels
 
     def size(self, tables: SurveyTables) -> int:
@@ -190,7 +194,7 @@ class BackgroundOffset(Term):
     def parameter_names(self, tables: SurveyTables) -> list[str]:
         """Return set and detector."""
         labels = groups(tables.exposures, self.by)[1]
-        return [f"{g};{d}" for g in labels for d in tables.detectors.identifier]
+        return [f"{g};{d}" for g in labels for d in tables.detectors.labels]
 
     def design(self, observations: Observations, parameters: np.ndarray | None = None) -> Design:
         """Return -1.0857 over the instrumental flux."""
