@@ -178,8 +178,9 @@ def plot_audit_crowding(data: ReportData) -> Any:
     figure, axes = new_figure(6.4, 3.6)
     ax = axes[0, 0]
     for band, curve in zip(shown, curves, strict=True):
-        _curve(ax, curve, fmt="o-", ms=4, color=band_color(band.band, data.bands), label=band.band)
-        ax.axvline(band.number("exposures", "bias", "isolation"), color="#777777", lw=1, ls="--")
+        color = band_color(band.band, data.bands)
+        _curve(ax, curve, fmt="o-", ms=4, color=color, label=band.band)
+        ax.axvline(band.number("exposures", "bias", "isolation"), color=color, lw=1, ls="--")
     ax.axhline(0.0, color="#555555", lw=0.8)
     ax.set_yscale("symlog", linthresh=10.0)
     ax.set_xlabel("distance of the nearest real source [arcsec]")

@@ -129,8 +129,8 @@ def _truth(data: CoaddReport) -> list[Section]:
         figure_section(
             "coadd-completeness", "Stars above a fixed signal over noise",
             partial(plots.plot_completeness, data),
-            "Points: share of true stars whose flux is so many of its errors above zero; lines: "
-            "what the errors predict.",
+            "Points: share of true stars whose flux is so many of its errors above zero, with 68 % "
+            "binomial (Wilson) intervals; lines: what the errors predict.",
             "Too few true stars.",
         ),
     ]  # fmt: skip

@@ -311,6 +311,8 @@ def plot_completeness(data: CoaddReport) -> Any:
     ax = axes[0, 0]
     from matplotlib.lines import Line2D
 
+    from pogson.inject.audit_statistics import binomial_interval
+
     handles = []
     for band in bands:
         t, color = data.bands[band].truth, band_color(band, list(data.bands))
@@ -325,13 +327,15 @@ def plot_completeness(data: CoaddReport) -> Any:
             if n < 3:
                 continue
             p = np.asarray(t["expected"])[some]
-            points.append((0.5 * (low + high), np.mean(np.asarray(t["reached"])[some]), p.mean(),
-                           np.sqrt(max(np.sum(p * (1 - p)), 0.25)) / n))  # fmt: skip
+            points.append((0.5 * (low + high), np.sum(np.asarray(t["reached"])[some]), p.mean(), n))
         if not points:
             continue
-        m, found, expected, error = (np.array(v) for v in zip(*points, strict=True))
+        m, k, expected, n_stars = (np.array(v) for v in zip(*points, strict=True))
+        low, high = binomial_interval(k, n_stars)
+        share = k / n_stars
         ax.plot(m, expected, color=color, lw=1.4)
-        ax.errorbar(m, found, error, fmt="o", ms=4.5, color=color, lw=1, capsize=2)
+        ax.errorbar(m, share, np.stack([share - low, high - share]).clip(0.0), fmt="o", ms=4.5,
+                    color=color, lw=1, capsize=2)  # fmt: skip
         if depth is not None:
             ax.axvline(depth, color=color, ls=":", lw=1.2)
         text = f"{band}" + ("" if depth is None else f", depth {depth:.2f} mag")
