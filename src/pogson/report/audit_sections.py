@@ -137,8 +137,8 @@ def audit_sections(data: ReportData) -> list[Section]:
          "No bright isolated source was measured."),
         ("audit-crowding", "Bias against crowding", audit_plots.plot_audit_crowding,
          "Median over all bright sources, isolated or not; those on a real source as bright are "
-         "set aside as ambiguous. Left of a band's dashed line none counts as isolated, right of it "
-         "those whose aperture holds little light of others.", "Too few bright sources."),
+         "set aside as ambiguous. Left of a band's dashed line none counts as isolated, right of "
+         "it those whose aperture holds little light of others.", "Too few bright sources."),
         ("audit-pulls", "Pulls of the injected sources", audit_plots.plot_audit_pulls,
          "Recovered less injected flux over its standard error; honest errors follow the curve.",
          "No isolated source in the range of signal-to-noise."),
