@@ -129,13 +129,27 @@ class _ProcessExecutor(ProcessPoolExecutor):
     """A spawn-based pool whose workers leave Ctrl-C to the parent and die with it."""
 
     def __init__(self, workers: int) -> None:
-        import multiprocessing
+        from multiprocessing.context import SpawnContext
 
-        super().__init__(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-        )
+        started: list[Any] = []
+
+        class _Context(SpawnContext):
+            """Remembers every worker, also those that an interrupt kept from being listed."""
+
+            def Process(  # type: ignore[override]  # noqa: N802  its name there
+                self, *args: Any, **options: Any
+            ) -> Any:
+                process = SpawnContext.Process(*args, **options)
+                started.append(process)
+                return process
+
+        super().__init__(workers, mp_context=_Context(), initializer=_start_worker)
+        self._started = started
+
+    def _end_workers(self) -> None:
+        for process in self._started:
+            if process.pid is not None:
+                process.terminate()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Close the pool.
@@ -144,18 +158,16 @@ class _ProcessExecutor(ProcessPoolExecutor):
         ends its workers, and be waited for without end; here none is left.
         """
         if self._broken:
-            for process in list((self._processes or {}).values()):
-                process.terminate()
+            self._end_workers()
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def kill(self) -> None:
         """Stop the workers at once; whatever they were doing is lost."""
-        processes = list((self._processes or {}).values())
         self.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(5.0)
+        self._end_workers()
+        for process in self._started:
+            if process.pid is not None:
+                process.join(5.0)
 
 
 def _start_worker() -> None:
