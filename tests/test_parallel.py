@@ -149,9 +149,11 @@ def test_no_scheduler_there_is_a_clear_error() -> None:
 def test_ctrl_c_stops_workers_at_once(tmp_path: object) -> None:
     script = textwrap.dedent(
         """
-        import sys, time
+        import signal, sys, time
         from pogson.parallel import get_executor, map_tasks
         if __name__ == "__main__":
+            # a shell starts its background jobs deaf to SIGINT, and so all that they start
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             with get_executor(2, kind="processes") as executor:
                 map_tasks(abs, [1, 2], executor=executor)
                 print("ready", *executor._processes, flush=True)
